@@ -1,0 +1,6 @@
+//! The relay: what moves events from the outbox to the sinks.
+//!
+//! `plan` decides (core), `pace` keeps the account of what a sink allows (core).
+
+pub mod pace;
+pub mod plan;
