@@ -4,12 +4,44 @@
 //! the **core** decides and touches nothing, the **ports** reach the world, the **shell** lives
 //! inside Postgres. Without a `pgNN` feature this crate is the core and the HTTP port alone.
 
+#[cfg(feature = "extension")]
+mod api;
+#[cfg(feature = "extension")]
+mod capture;
 pub mod config;
 pub mod cursor;
+#[cfg(feature = "extension")]
+mod doorbell;
+#[cfg(feature = "extension")]
+mod entry;
 pub mod envelope;
 pub mod error;
 pub mod event;
+#[cfg(feature = "extension")]
+mod gucs;
+#[cfg(feature = "extension")]
+mod pg;
 pub mod relay;
 pub mod retry;
+#[cfg(feature = "extension")]
+mod schema;
 pub mod sink;
+#[cfg(feature = "extension")]
+mod status;
 pub mod token;
+
+#[cfg(feature = "extension")]
+::pgrx::pg_module_magic!(name, version);
+
+/// Called when the library is loaded: at the server's start under preload, else when a session
+/// first fires a trigger or calls a function of ours. Without preload there are settings and
+/// capture, and nothing that needs shared memory or a worker.
+#[cfg(feature = "extension")]
+#[allow(unsafe_code, non_snake_case, reason = "Postgres calls it by this name")]
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    gucs::define();
+    if pg::worker::is_preloading() {
+        pg::shmem::request();
+    }
+}

@@ -1,0 +1,66 @@
+//! Whose rights a piece of work has.
+
+use pgrx::pg_sys::{self, Oid};
+
+/// The role in whose name the current statement runs.
+pub fn current() -> Oid {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether the current role is a superuser.
+pub fn is_superuser() -> bool {
+    // SAFETY: a catalog look-up inside a transaction.
+    unsafe { pg_sys::superuser() }
+}
+
+/// Runs `work` with the rights of another role, as a SECURITY DEFINER function would.
+pub fn acting_as<R>(role: Oid, work: impl FnOnce() -> R) -> R {
+    let mut previous = Oid::INVALID;
+    let mut context = 0;
+    // SAFETY: switched back below; after an error the (sub)transaction's abort does it.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut previous, &mut context);
+        let local = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
+        pg_sys::SetUserIdAndSecContext(role, local);
+        let result = work();
+        pg_sys::SetUserIdAndSecContext(previous, context);
+        result
+    }
+}
+
+/// Owner of this extension; `None` when it does not exist in this database.
+pub fn extension_owner() -> Option<Oid> {
+    // SAFETY: scans pg_extension by its index on the name, inside a transaction; closed again.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"pg_outbox".as_ptr(), true);
+        if extension == Oid::INVALID {
+            return None;
+        }
+        let relation =
+            pg_sys::table_open(pg_sys::ExtensionRelationId, pg_sys::AccessShareLock as i32);
+        let mut key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyInit(
+            &mut key,
+            pg_sys::Anum_pg_extension_oid as i16,
+            pg_sys::BTEqualStrategyNumber as u16,
+            pg_sys::F_OIDEQ.into(),
+            extension.into(),
+        );
+        let scan = pg_sys::systable_beginscan(
+            relation,
+            pg_sys::ExtensionOidIndexId.into(),
+            true,
+            std::ptr::null_mut(),
+            1,
+            &mut key,
+        );
+        let tuple = pg_sys::systable_getnext(scan);
+        let owner = (!tuple.is_null()).then(|| {
+            (*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_extension>(tuple)).extowner
+        });
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+        owner
+    }
+}

@@ -1,0 +1,14 @@
+//! The install script, in the order in which it runs.
+//!
+//! Every file names the one before it, because pgrx puts them in the order of their needs and of
+//! nothing else. All SQL is in these files; functions written in Rust are declared there, too, so
+//! that their comments and rights stand beside them.
+
+use pgrx::extension_sql_file;
+
+extension_sql_file!("../sql/install/10_schema.sql", name = "schema", bootstrap);
+extension_sql_file!("../sql/install/30_tables.sql", name = "tables", requires = ["schema"]);
+extension_sql_file!("../sql/install/40_capture.sql", name = "capture", requires = ["tables"]);
+extension_sql_file!("../sql/install/50_api.sql", name = "api", requires = ["capture"]);
+extension_sql_file!("../sql/install/60_views.sql", name = "views", requires = ["api"]);
+extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["views"], finalize);
