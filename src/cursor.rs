@@ -174,12 +174,6 @@ impl Position {
             .map_or(&self.base, |window| &window.end)
     }
 
-    /// Where the cursor stands for one org when its entries are done up to `last_id`, in the
-    /// reading that began at this position and ended at `after`.
-    pub fn through(&self, after: &Self, last_id: EntryId) -> Self {
-        Self::within(self.base.clone(), after.horizon().clone(), last_id)
-    }
-
     /// Reads the text made by `Display`. Made for hostile input: bounded, and never a panic.
     ///
     /// # Errors

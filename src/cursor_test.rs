@@ -90,27 +90,6 @@ fn a_position_covers_its_base_and_the_done_part_of_its_window() {
 }
 
 #[test]
-fn a_message_cursor_stands_in_the_window_of_its_reading() {
-    let (base, end) = (snapshot("10:10:"), snapshot("20:20:"));
-    let whole = Position::at(base.clone()).through(&Position::at(end.clone()), EntryId(7));
-    assert_eq!(
-        whole,
-        Position::within(base.clone(), end.clone(), EntryId(7))
-    );
-    let before = Position::within(base.clone(), end.clone(), EntryId(5));
-    let part = before.through(
-        &Position::within(base.clone(), end.clone(), EntryId(9)),
-        EntryId(8),
-    );
-    assert_eq!(
-        part,
-        Position::within(base.clone(), end.clone(), EntryId(8))
-    );
-    let last = before.through(&Position::at(end.clone()), EntryId(12));
-    assert_eq!(last, Position::within(base, end, EntryId(12)));
-}
-
-#[test]
 fn a_position_survives_its_text() {
     let mut below = numbers(2);
     for round in 0..20_000 {

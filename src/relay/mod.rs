@@ -2,5 +2,9 @@
 //!
 //! `plan` decides (core), `pace` keeps the account of what a sink allows (core).
 
+pub mod health;
+pub mod lane;
+pub mod ledger;
 pub mod pace;
 pub mod plan;
+pub mod time;

@@ -1,1 +1,169 @@
 #![forbid(unsafe_code)]
+//! How much may be sent: a token bucket for each org, and the account of the tenant's budget.
+//!
+//! The bucket is what batching is made of. An org's first events leave at once; an org that has
+//! used its burst waits for the next token, and what comes meanwhile becomes one message.
+//!
+//! The budget imitates the counter of Supabase Realtime, which refuses a batch when its messages
+//! and the average of the past add up to more than the tenant's limit a second. The average is
+//! that of the last 1 to 12 whole buckets of 5 s (a young counter has fewer), taken at a tick
+//! that we cannot see. So we take the worst: the largest average over any number of buckets, at
+//! any tick of the last 5 s. What is sent counts at once, delivered or not.
+//!
+//! Not counted, because we cannot see it: deliveries to subscribers, what other servers send,
+//! and what a relay sent before it was restarted. `events_per_second` is to be set to what the
+//! tenant's limit leaves beside these; the sink's 429 is the net below.
+
+use crate::relay::time::{Duration, Time};
+
+/// A token bucket as one number: the time at which it would be full again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bucket {
+    full_at: Time,
+}
+
+/// The size of every org's bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Tokens of a full bucket; at least 1.
+    pub burst: u32,
+    /// The time in which one token comes back.
+    pub window: Duration,
+}
+
+impl Bucket {
+    /// When the bucket has a token: in the past or now if it has one.
+    pub fn token_at(self, rate: Rate) -> Time {
+        let spare = rate.window.times(u64::from(rate.burst.saturating_sub(1)));
+        Time::from_ms(self.full_at.as_ms().saturating_sub(spare.as_ms()))
+    }
+
+    /// Takes a token. One that is not there yet is borrowed.
+    pub fn spend(&mut self, now: Time, rate: Rate) {
+        self.full_at = self.full_at.max(now).plus(rate.window);
+    }
+
+    /// When the bucket is as good as one that was never used.
+    pub fn full_at(self) -> Time {
+        self.full_at
+    }
+}
+
+/// Realtime's counter: 12 buckets of 5 s.
+const BUCKET_MS: u64 = 5_000;
+const BUCKETS: usize = 12;
+
+/// Our own resolution. The 5 s are cut fine so that a budget that is short comes back in small
+/// steps rather than in bursts.
+const SLICE_MS: u64 = 250;
+const SLICES_A_BUCKET: usize = (BUCKET_MS / SLICE_MS) as usize;
+
+/// As far as Realtime may look back: all buckets, a tick up to one bucket ago, and the slice that
+/// a bucket's edge may cut.
+const SLICES: usize = SLICES_A_BUCKET * (BUCKETS + 1) + 1;
+
+/// The share of the limit that is ours to use, in percent: the rest covers the network, which
+/// delays one request and not the next, and whoever sends beside us.
+const SHARE_PERCENT: u64 = 90;
+
+const _: () = assert!(BUCKET_MS.is_multiple_of(SLICE_MS));
+
+/// The account of what was sent to one tenant.
+#[derive(Debug)]
+pub struct Budget {
+    /// Messages a second; 0 is no limit.
+    limit: u32,
+    /// Messages in each slice, as a ring.
+    slices: [u32; SLICES],
+    /// The number of the newest slice since the clock's zero.
+    newest: u64,
+}
+
+impl Budget {
+    pub const fn new(limit: u32) -> Self {
+        Self {
+            limit,
+            slices: [0; SLICES],
+            newest: 0,
+        }
+    }
+
+    /// Changes the limit and keeps the account.
+    pub const fn set_limit(&mut self, limit: u32) {
+        self.limit = limit;
+    }
+
+    /// How many messages one request may carry now; `None` is no limit.
+    pub fn allowance(&mut self, now: Time) -> Option<u32> {
+        if self.limit == 0 {
+            return None;
+        }
+        self.turn(now);
+        let sums = self.sums();
+        let sum = |from: usize, to: usize| {
+            let at = |place: usize| sums.get(place).copied().unwrap_or_default();
+            at(to) - at(from)
+        };
+        let mut allowance = self.ceiling_percent() / 100;
+        for ago in 0..SLICES_A_BUCKET {
+            for buckets in 1..=BUCKETS {
+                let seconds = buckets as u64 * BUCKET_MS / 1_000;
+                let sent = sum(ago, ago + buckets * SLICES_A_BUCKET + 1);
+                let room = (self.ceiling_percent() * seconds / 100).saturating_sub(sent);
+                allowance = allowance.min(room / seconds);
+            }
+        }
+        Some(u32::try_from(allowance).unwrap_or(u32::MAX))
+    }
+
+    /// Enters messages that are being sent.
+    pub fn spend(&mut self, now: Time, messages: u32) {
+        self.turn(now);
+        let place = (self.newest % SLICES as u64) as usize;
+        if let Some(slice) = self.slices.get_mut(place) {
+            *slice = slice.saturating_add(messages);
+        }
+    }
+
+    /// When to ask again after an allowance that was too small: always later than `now`.
+    pub fn next_change(&self, now: Time) -> Time {
+        Time::from_ms((now.as_ms() / SLICE_MS + 1) * SLICE_MS)
+    }
+
+    /// Our share of the limit in hundredths of a message a second. Never less than one message:
+    /// a limit of one a second can be used too, if only when nothing was sent for a minute.
+    fn ceiling_percent(&self) -> u64 {
+        (u64::from(self.limit) * SHARE_PERCENT).max(100)
+    }
+
+    /// Forgets what has grown too old.
+    fn turn(&mut self, now: Time) {
+        let newest = now.as_ms() / SLICE_MS;
+        let passed = newest.saturating_sub(self.newest).min(SLICES as u64);
+        for slice in newest - passed.min(newest)..newest {
+            let place = ((slice + 1) % SLICES as u64) as usize;
+            if let Some(count) = self.slices.get_mut(place) {
+                *count = 0;
+            }
+        }
+        self.newest = self.newest.max(newest);
+    }
+
+    /// Element n is the number of messages in the newest n slices.
+    fn sums(&self) -> [u64; SLICES + 1] {
+        let mut sums = [0; SLICES + 1];
+        let place = (self.newest % SLICES as u64) as usize;
+        let (newer, older) = self.slices.split_at((place + 1).min(SLICES));
+        let newest_first = newer.iter().rev().chain(older.iter().rev());
+        let mut total = 0;
+        for (sum, &count) in sums.iter_mut().skip(1).zip(newest_first) {
+            total += u64::from(count);
+            *sum = total;
+        }
+        sums
+    }
+}
+
+#[cfg(test)]
+#[path = "pace_test.rs"]
+mod tests;
