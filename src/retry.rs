@@ -51,7 +51,9 @@ mod tests {
             assert_eq!(wait(0), 1);
             assert_eq!(wait(longest - 1), longest);
             assert_eq!(wait(longest), 1);
-            assert!((0..1_000).all(|n| wait(n * 0x9e37_79b9_7f4a_7c15 % u64::MAX) <= longest));
+            assert!(
+                (0..1_000).all(|n| wait(u64::wrapping_mul(n, 0x9e37_79b9_7f4a_7c15)) <= longest)
+            );
         }
     }
 }

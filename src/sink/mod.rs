@@ -89,6 +89,8 @@ pub enum FailureKind {
     UnexpectedStatus,
     /// The request could not be built: an address or a header with characters that cannot be sent.
     Unsendable,
+    /// The machine did not give us a thread.
+    NoThread,
 }
 
 impl FailureKind {
@@ -109,6 +111,7 @@ impl FailureKind {
             Self::ServerError => "server_error",
             Self::UnexpectedStatus => "unexpected_status",
             Self::Unsendable => "unsendable",
+            Self::NoThread => "no_thread",
         }
     }
 
@@ -141,6 +144,7 @@ impl FailureKind {
             Self::ServerError => "Check the log of the sink or of the gateway in front of it.",
             Self::UnexpectedStatus => "Check that the url is that of the service and not a proxy.",
             Self::Unsendable => "Check the url and the secret for spaces and line breaks.",
+            Self::NoThread => "Raise the limit on threads of the server's user.",
         }
     }
 }
