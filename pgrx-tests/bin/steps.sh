@@ -11,6 +11,10 @@ mkdir -p "$cache"
 unset RUST_BACKTRACE
 # Our own, so that nobody's cargo-pgrx configuration is touched.
 export PGRX_HOME=$cache/pgrx
+# cargo-pgrx would build the library with other linker flags than the tests, and so every
+# dependency twice. GNU ld keeps the section that they are for; where it were lost, cargo-pgrx
+# says so and stops.
+export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
 # Rust as rustup installs it, for shells that have not read its profile yet.
 export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 # The Node that `setup node` unpacks where the machine has none that is new enough.
