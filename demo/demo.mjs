@@ -7,7 +7,7 @@
  */
 import { once } from 'node:events';
 import { DemoError } from './own_database.mjs';
-import { startDemo } from './stack.mjs';
+import { startDemo, withoutPassword } from './stack.mjs';
 
 const { DATABASE_URL, REALTIME_URL, JWT_SECRET, PORT } = process.env;
 const colour = process.stdout.isTTY && !process.env.NO_COLOR;
@@ -19,18 +19,17 @@ const interrupted = Promise.race([once(process, 'SIGINT'), once(process, 'SIGTER
 
 try {
   console.log(`\n${bold('pg_outbox demo')}\n`);
-  const starting = startDemo({
+  const demo = await startDemo({
     databaseUrl: DATABASE_URL || undefined,
     realtimeUrl: REALTIME_URL || undefined,
     jwtSecret: JWT_SECRET || undefined,
     port: readPort(PORT),
     report: (step, seconds) => console.log(`  ${step}  ${dim(`${seconds.toFixed(1)} s`)}`),
   });
-  const demo = await starting;
   console.log(`
   ${bold('Open')}  ${bold(demo.url)}
         twice, as people of the same organisation and of the other one
-  ${bold('psql')}  psql ${demo.databaseUrl}
+  ${bold('psql')}  psql ${withoutPassword(demo.databaseUrl)}
         update cataloging_jobs set status = 'done' where number = 5;
 
   Ctrl-C stops it and removes everything.

@@ -51,7 +51,7 @@ export async function startDemo(options = {}) {
   try {
     const databaseUrl = await step(
       () => openDatabase(options.databaseUrl, undo),
-      (url) => `Postgres with pg_outbox      ${url}`,
+      (url) => `Postgres with pg_outbox      ${withoutPassword(url)}`,
     );
     const realtime = await step(
       () => openRealtime(options.realtimeUrl, { databaseUrl, jwtSecret }, undo),
@@ -162,6 +162,13 @@ async function attachOutbox(pool, url, jwtSecret) {
   } finally {
     connection.release(true); // With its settings.
   }
+}
+
+/** An address as it may stand on a screen. */
+export function withoutPassword(/** @type {string} */ url) {
+  const address = new URL(url);
+  if (address.password) address.password = '***';
+  return address.href;
 }
 
 const readSql = (/** @type {string} */ name) => readFile(new URL(name, import.meta.url), 'utf8');
