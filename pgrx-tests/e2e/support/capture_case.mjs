@@ -105,7 +105,7 @@ const emptyFor = (organisations) =>
 
 /** @param {import('./database.mjs').StoredEvent} event */
 function describe({ event_type, ids }) {
-  const names = Object.keys(ids);
-  const key = names.length === 1 && names[0] === 'job_id' ? ids.job_id : JSON.stringify(ids);
+  const names = Object.keys(ids).sort();
+  const key = names.length === 1 && names[0] === 'job_id' ? ids.job_id : JSON.stringify(ids, names);
   return `${event_type.replace(/^job\./, '')} ${key}`;
 }
