@@ -3,6 +3,7 @@
 
 use crate::capture::buffer::Kind;
 use crate::capture::{self, Identity};
+use crate::config::{self, SinkKind, SinkOptions};
 use crate::cursor::{Position, Snapshot};
 use crate::doorbell::{self, News};
 use crate::error::{Error, ErrorKind};
@@ -126,6 +127,7 @@ fn emit(
 #[pg_extern(sql = false)]
 fn wake() {
     doorbell::ring_at_commit(News::Entries);
+    doorbell::ring_at_commit(News::Wanted);
 }
 
 #[pg_extern(sql = false)]
@@ -166,18 +168,27 @@ fn is_topic(text: &str) -> bool {
 }
 
 #[pg_extern(sql = false)]
-fn check_sink_options(_kind: &str, _options: &str) {}
+fn check_sink_options(kind: &str, options: &str) {
+    let checked = SinkKind::parse(kind).and_then(|kind| SinkOptions::parse(kind, options));
+    if let Err(error) = checked {
+        raise(error);
+    }
+}
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "the columns of the SQL function")]
 fn sink_options() -> TableIterator<
     'static,
     (
-        name!(option, String),
-        name!(type_name, String),
-        name!(default_value, Option<String>),
-        name!(description, String),
+        name!(option, &'static str),
+        name!(value_type, &'static str),
+        name!(default_value, Option<&'static str>),
+        name!(description, &'static str),
     ),
 > {
-    TableIterator::new(Vec::new())
+    TableIterator::new(
+        config::OPTIONS
+            .iter()
+            .map(|spec| (spec.name, spec.value_type, spec.default, spec.description)),
+    )
 }

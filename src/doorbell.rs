@@ -17,8 +17,8 @@ pub enum News {
     Entries,
     /// Sinks or secrets have changed.
     Configuration,
-    /// The extension was created here, and wants a relay.
-    Created,
+    /// This database wants a relay, if it has none.
+    Wanted,
     /// The extension was dropped here, and its relay should go.
     Dropped,
 }
@@ -54,8 +54,9 @@ fn ring() {
 }
 
 fn ring_for(shared: &Shared, database: u32, told: impl Fn(News) -> bool) {
-    if told(News::Created) {
-        shared.launcher.want(database);
+    if told(News::Wanted) {
+        shared.launcher.wanted.put(database);
+        shared.launcher.bell.ring();
     }
     let Some(relay) = shared.relay(database) else { return };
     if told(News::Configuration) || told(News::Dropped) {

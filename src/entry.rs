@@ -11,6 +11,7 @@ use crate::pg::report::raise;
 use crate::pg::trigger::TriggerCall;
 use crate::pg::call::arguments;
 use crate::{api, capture, doorbell};
+use crate::relay::{self, launcher};
 use doorbell::News;
 use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::*;
@@ -79,4 +80,18 @@ unsafe fn trigger(fcinfo: pg_sys::FunctionCallInfo, act: impl FnOnce(&TriggerCal
         ),
     }
     Datum::from(0usize)
+}
+
+/// The launcher's process.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn outbox_launcher_main(_argument: Datum) {
+    launcher::run()
+}
+
+/// The process of a relay, whose argument is its database.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn outbox_relay_main(argument: Datum) {
+    relay::worker::run(argument.value() as u32)
 }

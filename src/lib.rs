@@ -28,6 +28,8 @@ mod schema;
 pub mod sink;
 #[cfg(feature = "extension")]
 mod status;
+#[cfg(feature = "extension")]
+mod store;
 pub mod token;
 
 #[cfg(feature = "extension")]
@@ -43,5 +45,10 @@ pub extern "C-unwind" fn _PG_init() {
     gucs::define();
     if pg::worker::is_preloading() {
         pg::shmem::request();
+        pg::worker::register_launcher();
+        pg::hooks::watch(pg::hooks::Watchers {
+            extension_dropped: || doorbell::ring_at_commit(doorbell::News::Dropped),
+            database_wanted: relay::launcher::make_way,
+        });
     }
 }

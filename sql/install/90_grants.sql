@@ -22,3 +22,6 @@ begin
     end loop;
 end
 $$;
+
+-- The relay of this database starts when the transaction commits.
+select outbox.wake();

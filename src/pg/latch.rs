@@ -43,3 +43,19 @@ pub fn block_signals() {
         libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
     }
 }
+
+/// Starts a thread that signals do not reach.
+///
+/// # Errors
+/// When the system has no thread to give.
+pub fn spawn_silent(
+    builder: std::thread::Builder,
+    work: Box<dyn FnOnce() + Send>,
+) -> std::io::Result<()> {
+    builder
+        .spawn(move || {
+            block_signals();
+            work();
+        })
+        .map(drop)
+}

@@ -11,6 +11,7 @@ pub mod heap;
 pub mod hooks;
 pub mod invalidation;
 pub mod latch;
+pub mod query;
 pub mod report;
 pub mod row;
 pub mod setting;

@@ -1,7 +1,7 @@
 //! Settings that belong to others.
 
 use pgrx::pg_sys;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// Value of a setting that may not exist; `None` when it does not, or is empty.
 pub fn custom(name: &CStr) -> Option<String> {
@@ -13,5 +13,47 @@ pub fn custom(name: &CStr) -> Option<String> {
         }
         let text = CStr::from_ptr(value).to_str().ok()?;
         (!text.is_empty()).then(|| text.to_owned())
+    }
+}
+
+/// Takes on a role for the rest of this worker's life; the extension's owner when none is named.
+/// Inside a transaction.
+pub fn take_role(name: Option<&str>) {
+    let named = name.and_then(|name| CString::new(name).ok());
+    // SAFETY: the role's name is copied by the setting.
+    unsafe {
+        let name = match (&named, super::user::extension_owner()) {
+            (Some(name), _) => name.as_ptr(),
+            (None, Some(owner)) => pg_sys::GetUserNameFromId(owner, false),
+            (None, None) => return,
+        };
+        set(c"role", name);
+    }
+}
+
+/// Plans of this worker walk indexes, whatever the statistics of an empty or a full outbox say.
+pub fn read_in_order() {
+    // A plan that may not scan is given a forbidding cost, for which JIT would compile it: 100 ms
+    // where running it takes one.
+    let off = [c"enable_seqscan", c"enable_bitmapscan", c"jit", c"max_parallel_workers_per_gather"];
+    for name in off {
+        // SAFETY: as above; 0 is off, too.
+        unsafe { set(name, c"0".as_ptr()) };
+    }
+    // SAFETY: as above.
+    unsafe { set(c"plan_cache_mode", c"force_generic_plan".as_ptr()) };
+}
+
+/// # Safety
+/// `value` must be a C string that the setting takes.
+unsafe fn set(name: &CStr, value: *const std::ffi::c_char) {
+    // SAFETY: the caller's promise; outside any function, so it lasts for the session.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value,
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
     }
 }

@@ -23,12 +23,19 @@ pub struct Shared {
     counts: [Count; COUNTS],
 }
 
-/// The launcher's bell and its letter box.
+/// The launcher's bell and its letter boxes.
 pub struct Launcher {
     pub bell: Bell,
-    /// Databases that want a relay; 0 is a free place.
-    wanted: [AtomicU32; RELAYS],
+    /// Databases that want a relay.
+    pub wanted: LetterBox,
+    /// Databases whose relay has found that they have no extension.
+    pub without_extension: LetterBox,
     holds: [Hold; HOLDS],
+}
+
+/// Databases that somebody names and the launcher takes out. 0 is a free place.
+pub struct LetterBox {
+    databases: [AtomicU32; RELAYS],
 }
 
 /// A database that somebody is about to drop, copy or rename: no relay until then.
@@ -158,6 +165,11 @@ impl Bell {
         }
     }
 
+    /// Whether somebody has rung and was not answered.
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
     /// Whether somebody has rung since the last call.
     pub fn answer(&self) -> bool {
         self.rung.swap(false, Ordering::AcqRel)
@@ -176,24 +188,23 @@ impl Bell {
     }
 }
 
-impl Launcher {
-    /// A database wants a relay. Safe to call when nobody launches.
-    pub fn want(&self, database: u32) {
-        let free = |place: &&AtomicU32| {
+impl LetterBox {
+    /// Names a database. With every place taken the launcher finds it at its next look round.
+    pub fn put(&self, database: u32) {
+        let _ = self.databases.iter().find(|place| {
             let had = place.compare_exchange(0, database, Ordering::AcqRel, Ordering::Acquire);
             had.is_ok() || had == Err(database)
-        };
-        // With every place taken the launcher finds the database at its next look round.
-        let _ = self.wanted.iter().find(free);
-        self.bell.ring();
+        });
     }
 
-    /// Databases that have asked since the last call.
-    pub fn take_wanted(&self) -> Vec<u32> {
-        let asked = self.wanted.iter().map(|place| place.swap(0, Ordering::AcqRel));
-        asked.filter(|&database| database != 0).collect()
+    /// The databases that were named since the last call.
+    pub fn take(&self) -> Vec<u32> {
+        let named = self.databases.iter().map(|place| place.swap(0, Ordering::AcqRel));
+        named.filter(|&database| database != 0).collect()
     }
+}
 
+impl Launcher {
     /// Keeps relays out of a database until the given time (Postgres' microseconds).
     pub fn hold(&self, database: u32, now: i64, until: i64) {
         let place = self.holds.iter().find(|hold| {
@@ -213,6 +224,21 @@ impl Launcher {
                 && hold.until.load(Ordering::Acquire) > now
         });
         held.map(|hold| hold.until.load(Ordering::Acquire))
+    }
+}
+
+impl Relay {
+    /// Takes this place for a database. False when somebody has it.
+    pub fn claim(&self, database: u32) -> bool {
+        self.database.compare_exchange(0, database, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Gives the place back.
+    pub fn release(&self) {
+        self.bell.leave();
+        self.pid.store(0, Ordering::Release);
+        self.sinks.iter().for_each(|place| place.publish(None));
+        self.database.store(0, Ordering::Release);
     }
 }
 

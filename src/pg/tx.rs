@@ -15,6 +15,14 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// Something that Postgres did not report and should not be.
+    pub fn internal(message: &str) -> Failure {
+        let sqlstate = PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
+        Failure { sqlstate, message: message.to_owned() }
+    }
+}
+
 /// How a transaction is committed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Durability {

@@ -3,8 +3,10 @@
 use pgrx::bgworkers::{
     BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
 };
+use pgrx::pg_guard;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, CString};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 unsafe extern "C-unwind" {
@@ -148,10 +150,21 @@ pub fn report_application_name(name: &str) {
     }
 }
 
-/// Runs `leave` when this process ends, however it ends short of a crash.
-pub fn at_exit(leave: unsafe extern "C-unwind" fn(i32, pg_sys::Datum)) {
-    // SAFETY: called once a process; the callback touches shared memory alone.
-    unsafe { pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(0usize)) };
+/// Runs `leave` when this process ends, however it ends short of a crash. Call once.
+pub fn at_exit(leave: fn()) {
+    static LEAVE: OnceLock<fn()> = OnceLock::new();
+
+    #[pg_guard]
+    unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+        if let Some(leave) = LEAVE.get() {
+            leave();
+        }
+    }
+
+    if LEAVE.set(leave).is_ok() {
+        // SAFETY: the callback is registered once and touches shared memory alone.
+        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0usize)) };
+    }
 }
 
 /// Ends this worker. With 0 nobody starts it again; with 1 whoever watches it does.

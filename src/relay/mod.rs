@@ -2,9 +2,17 @@
 //!
 //! `plan` decides (core), `pace` keeps the account of what a sink allows (core).
 
+#[cfg(feature = "extension")]
+mod clock;
 pub mod health;
 pub mod lane;
+#[cfg(feature = "extension")]
+pub mod launcher;
 pub mod ledger;
 pub mod pace;
 pub mod plan;
+#[cfg(feature = "extension")]
+mod run;
 pub mod time;
+#[cfg(feature = "extension")]
+pub mod worker;
