@@ -122,7 +122,7 @@ pub enum Input {
 
 #[derive(Debug)]
 pub enum Effect {
-    /// Read on from `from`: entries in the order of their ids until their texts reach
+    /// Read on from `from`: entries in the order of their ids until their `memory_bytes` reach
     /// `bytes_max`, one at least if there is one.
     Read { from: Position, bytes_max: usize },
     /// Send this on the lane, which has nothing on the way.
@@ -229,8 +229,11 @@ pub struct State {
     /// Up to where entries were read.
     position: Position,
     reading: bool,
-    /// There may be more to read.
-    hungry: bool,
+    /// The window that is being read holds more.
+    more: bool,
+    /// There may be something new, which takes a new window to see: a wake that comes while one
+    /// is being read is not answered by the rest of it.
+    woken: bool,
     /// Memory was full, and is not half empty yet.
     sated: bool,
     read_failures: u32,
@@ -251,9 +254,9 @@ impl State {
             ledger: Ledger::new(position.clone()),
             lanes: Lanes::new(settings.lanes, settings.rate),
             budget: Budget::new(settings.events_per_second),
-            position,
             reading: false,
-            hungry: true,
+            more: position.window.is_some(),
+            woken: true,
             sated: false,
             read_failures: 0,
             read_retry_at: None,
@@ -263,6 +266,7 @@ impl State {
             counters: Counters::default(),
             reported: None,
             settings,
+            position,
         }
     }
 
@@ -327,7 +331,7 @@ impl State {
     fn read(&mut self, now: Time, chunk: Chunk) {
         self.reading = false;
         self.read_failures = 0;
-        self.hungry |= !chunk.complete;
+        self.more = !chunk.complete;
         let count = chunk.entries.len();
         let id = self
             .ledger
@@ -343,7 +347,7 @@ impl State {
 
     fn read_failed(&mut self, now: Time, chance: u64) {
         self.reading = false;
-        self.hungry = true;
+        self.woken = true;
         self.read_failures = self.read_failures.saturating_add(1);
         self.read_retry_at = Some(retry::retry_at(now, self.read_failures, chance));
     }
@@ -412,7 +416,7 @@ impl State {
             self.mode = Mode::Running;
         }
         self.health.try_now();
-        self.hungry = true;
+        self.woken = true;
     }
 
     fn count(&mut self, tally: Tally) {
@@ -445,11 +449,12 @@ impl State {
         let waits = self.read_retry_at.is_some();
         // While the sink fails there is enough to try it with.
         let useful = self.health.is_closed() || self.gauges.held_events == 0;
-        if self.reading || !self.hungry || self.sated || waits || !useful {
+        let hungry = self.more || self.woken;
+        if self.reading || !hungry || self.sated || waits || !useful {
             return;
         }
         self.reading = true;
-        self.hungry = false;
+        self.woken &= self.more;
         let limit = self.settings.memory_limit_bytes;
         let share = (limit / 8).clamp(READ_BYTES_MIN, READ_BYTES_MAX);
         let free = limit.saturating_sub(self.gauges.held_bytes).max(1);
@@ -539,7 +544,7 @@ impl State {
 pub fn step(state: &mut State, now: Time, chance: u64, input: Input, effects: &mut Vec<Effect>) {
     match input {
         Input::Tick => {}
-        Input::Woken => state.hungry = true,
+        Input::Woken => state.woken = true,
         Input::Read(chunk) => state.read(now, chunk),
         Input::ReadFailed => state.read_failed(now, chance),
         Input::Answered {

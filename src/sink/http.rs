@@ -6,7 +6,7 @@
 //! followed, proxies are not taken from the environment, and certificates are verified.
 //!
 //! Every request is answered exactly once, also when its thread dies. Nobody waits for a thread:
-//! dropping [`Lanes`] ends those that are idle and lets go of those that are not.
+//! dropping [`Couriers`] ends those that are idle and lets go of those that are not.
 
 use std::fs;
 use std::io;
@@ -100,7 +100,7 @@ struct Work {
 }
 
 /// The lanes of one sink.
-pub struct Lanes {
+pub struct Couriers {
     endpoint: Arc<dyn Endpoint>,
     options: HttpOptions,
     hooks: Hooks,
@@ -110,7 +110,7 @@ pub struct Lanes {
     answers: Receiver<Answer>,
 }
 
-impl Lanes {
+impl Couriers {
     /// Starts nothing yet: a lane gets its thread with its first request.
     pub fn new(endpoint: Arc<dyn Endpoint>, options: HttpOptions, hooks: Hooks) -> Self {
         let (sender, answers) = mpsc::channel();

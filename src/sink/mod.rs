@@ -18,7 +18,7 @@ pub struct Batch {
     pub messages: Vec<Message>,
 }
 
-/// A destination that is spoken to by POST. Called on the threads of [`http::Lanes`].
+/// A destination that is spoken to by POST. Called on the threads of [`http::Couriers`].
 pub trait Endpoint: Send + Sync + 'static {
     /// The address to which every batch goes.
     fn url(&self) -> &str;
