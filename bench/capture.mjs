@@ -3,14 +3,15 @@
  * What capture costs the writer: the same statement on three tables that are equal but for their
  * trigger — none, pg_outbox, and the outbox that one writes by hand in plpgsql.
  *
- * Two measures. Throughput is what a user sees, and scatters with the disk. CPU is what the server's
- * backends spent for each transaction, and is steady: the postmaster sums it up as they end.
+ * Two measures. Throughput is what a user sees, and scatters with the disk. CPU is what the backends
+ * spent for each transaction, and is steadier.
  */
 import { execFile } from 'node:child_process';
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { cpuOfBackends } from './machine.mjs';
 import { ratios } from './report.mjs';
 
 const ARMS = /** @type {const} */ (['none', 'capture', 'plpgsql']);
@@ -116,23 +117,15 @@ async function slice({ cluster, database, script, arm, clients, seconds }) {
   const file = join(cluster.directory, `${arm}.sql`);
   await writeFile(file, script.replaceAll('ARM', arm));
   const threads = Math.min(clients, cpus().length);
-  const before = await cpuOfEndedBackends(cluster);
+  const before = await cpuOfBackends(cluster);
   const { stdout } = await promisify(execFile)(join(cluster.pgBin, 'pgbench'), [
     '-n', '-M', 'prepared', '-c', `${clients}`, '-j', `${threads}`, '-T', `${seconds}`, '-f', file, cluster.url(database),
   ]);
   const transactions = Number(/transactions actually processed: (\d+)/.exec(stdout)?.[1]);
   const tps = Number(/^tps = ([\d.]+)/m.exec(stdout)?.[1]);
   if (!(tps > 0)) throw new Error(`pgbench said: ${stdout}`);
-  const cpuUs = (await cpuOfEndedBackends(cluster) - before) * 1e6 / transactions;
+  const cpuUs = (await cpuOfBackends(cluster) - before) * 1e6 / transactions;
   return { tps, cpuUs };
-}
-
-/** Seconds of CPU of all of the postmaster's children that have ended. @param {Cluster} cluster */
-async function cpuOfEndedBackends(cluster) {
-  const stat = await readFile(`/proc/${cluster.pid}/stat`, 'utf8');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  // cutime and cstime, in ticks of a hundredth of a second.
-  return (Number(fields[13]) + Number(fields[14])) / 100;
 }
 
 /** @param {Slice[]} slices */
