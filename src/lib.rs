@@ -8,6 +8,8 @@
 mod api;
 #[cfg(feature = "extension")]
 mod capture;
+#[cfg(feature = "extension")]
+mod check;
 pub mod config;
 pub mod cursor;
 #[cfg(feature = "extension")]

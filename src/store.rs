@@ -6,6 +6,7 @@
 //! again behind the last entry that has an outcome.
 
 use crate::cursor::{Position, Snapshot};
+use crate::error::{Error, ErrorKind};
 use crate::event::{Entry, EntryId, EventId, EventKind, EventType};
 use crate::pg::query::{self, Row, Statement};
 use crate::pg::tx::{self, Durability, Failure};
@@ -103,11 +104,17 @@ pub struct SinkRow {
 }
 
 /// Whether the extension is in this database.
+///
+/// # Errors
+/// What the database said.
 pub fn exists() -> Result<bool, Failure> {
     tx::run(Durability::Asynchronous, || Ok(user::extension_owner().is_some()))
 }
 
 /// The sinks that are enabled.
+///
+/// # Errors
+/// What the database said.
 pub fn sinks() -> Result<Vec<SinkRow>, Failure> {
     tx::run(Durability::Asynchronous, || {
         let mut rows = Vec::new();
@@ -134,16 +141,23 @@ fn sink_row(row: &Row) -> Option<SinkRow> {
 }
 
 /// A secret by its name; `None` when it is not there.
-pub fn secret(name: &str) -> Result<Option<String>, Failure> {
-    tx::run(Durability::Asynchronous, || {
+///
+/// # Errors
+/// What the database said.
+pub fn secret(name: &str) -> Result<Option<String>, Error> {
+    let found = tx::run(Durability::Asynchronous, || {
         let mut value = None;
         query::session(|| SECRET.read(&[Some(name)], |row| value = row.text(1)));
         Ok(value)
-    })
+    });
+    found.map_err(|failure| Error::new(ErrorKind::UnusableSecret, failure.message))
 }
 
 /// Makes a position durable. A crash may forget it, which costs duplicates and never a loss.
 /// False when the sink is gone.
+///
+/// # Errors
+/// What the database said.
 pub fn record(sink: &str, position: &Position) -> Result<bool, Failure> {
     let base = position.base.to_string();
     let end = position.window.as_ref().map(|window| window.end.to_string());
@@ -154,7 +168,10 @@ pub fn record(sink: &str, position: &Position) -> Result<bool, Failure> {
     })
 }
 
-/// Removes what may go.
+/// Removes what may go, and returns the number of events.
+///
+/// # Errors
+/// What the database said.
 pub fn prune() -> Result<i64, Failure> {
     tx::run(Durability::Asynchronous, || {
         let mut pruned = 0;
@@ -171,7 +188,7 @@ pub struct Reader {
     kinds: HashMap<KindKey, Arc<EventKind>>,
 }
 
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct KindKey {
     source_id: Option<i32>,
     type_id: i16,
@@ -257,15 +274,16 @@ impl Reader {
         let mut entries = Vec::new();
         let mut bytes = 0;
         loop {
-            let before = entries.len();
             let mut rows = Vec::new();
-            let fetched = query::fetch(&self.cursor, FETCH_ROWS, |row| rows.extend(raw_entry(row)));
+            let fetched =
+                query::fetch(&self.cursor, FETCH_ROWS, |row| rows.extend(RawEntry::of(row)));
             let fetched = fetched.ok_or_else(|| Failure::internal("the window's cursor is gone"))?;
-            for (key, entry) in rows {
-                let kind = self.kind(key)?;
-                entries.push(Entry { kind, ..entry });
+            for row in rows {
+                let kind = self.kind(&row.key)?;
+                let entry = row.named(kind);
+                bytes += entry.memory_bytes();
+                entries.push(entry);
             }
-            bytes += entries.iter().skip(before).map(Entry::memory_bytes).sum::<usize>();
             if fetched < FETCH_ROWS as u64 {
                 return Ok(Chunk { entries, after: Position::at(end), complete: true });
             }
@@ -277,8 +295,8 @@ impl Reader {
         }
     }
 
-    fn kind(&mut self, key: KindKey) -> Result<Arc<EventKind>, Failure> {
-        if let Some(kind) = self.kinds.get(&key) {
+    fn kind(&mut self, key: &KindKey) -> Result<Arc<EventKind>, Failure> {
+        if let Some(kind) = self.kinds.get(key) {
             return Ok(kind.clone());
         }
         let mut found = None;
@@ -297,7 +315,7 @@ impl Reader {
         if self.kinds.len() >= KINDS_MAX {
             self.kinds.clear();
         }
-        self.kinds.insert(key, kind.clone());
+        self.kinds.insert(key.clone(), kind.clone());
         Ok(kind)
     }
 
@@ -307,34 +325,41 @@ impl Reader {
     }
 }
 
-/// An entry without its kind, which takes another query.
-fn raw_entry(row: &Row) -> Option<(KindKey, Entry)> {
-    let key = KindKey {
-        source_id: row.i32(3),
-        type_id: row.i16(4)?,
-        topic: row.text(10),
-        version: row.i16(11),
-    };
-    let entry = Entry {
-        id: EntryId(row.i64(1)?),
-        event_id: EventId::from_bytes(row.uuid(2)?),
-        kind: UNKNOWN_KIND.with(Arc::clone),
-        event_count: row.i32(5)?.unsigned_abs(),
-        org_id: row.text(6)?.into(),
-        ids: row.text(7)?.into(),
-        data: row.text(8).map(Into::into),
-        origin: row.text(9).map(Into::into),
-        at_us: row.i64(12)? + EPOCH_OFFSET_US,
-    };
-    Some((key, entry))
+/// A row of the outbox, whose kind takes another look-up.
+struct RawEntry {
+    key: KindKey,
+    id: EntryId,
+    event_id: EventId,
+    org_id: Arc<str>,
+    event_count: u32,
+    ids: Box<str>,
+    data: Option<Box<str>>,
+    origin: Option<Arc<str>>,
+    at_us: i64,
 }
 
-thread_local! {
-    /// Stands in until the kind is known.
-    static UNKNOWN_KIND: Arc<EventKind> = Arc::new(EventKind {
-        event_type: EventType { name: "".into(), entity: "".into() },
-        topic: "".into(),
-        key_names: [].into(),
-        version: 1,
-    });
+impl RawEntry {
+    fn of(row: &Row) -> Option<RawEntry> {
+        Some(RawEntry {
+            key: KindKey {
+                source_id: row.i32(3),
+                type_id: row.i16(4)?,
+                topic: row.text(10),
+                version: row.i16(11),
+            },
+            id: EntryId(row.i64(1)?),
+            event_id: EventId::from_bytes(row.uuid(2)?),
+            org_id: row.text(6)?.into(),
+            event_count: row.i32(5)?.unsigned_abs(),
+            ids: row.text(7)?.into(),
+            data: row.text(8).map(Into::into),
+            origin: row.text(9).map(Into::into),
+            at_us: row.i64(12)? + EPOCH_OFFSET_US,
+        })
+    }
+
+    fn named(self, kind: Arc<EventKind>) -> Entry {
+        let RawEntry { key: _, id, event_id, org_id, event_count, ids, data, origin, at_us } = self;
+        Entry { id, event_id, kind, org_id, event_count, ids, data, origin, at_us }
+    }
 }

@@ -123,10 +123,6 @@ impl Buffer {
         id
     }
 
-    pub fn kind(&self, id: u32) -> Option<&Kind> {
-        self.kinds.get(id as usize)
-    }
-
     pub fn wants_spill(&self) -> bool {
         self.bytes.len() > SPILL_BYTES
     }
@@ -462,6 +458,6 @@ mod tests {
         append(&mut buffer, 1, "k", "a", 1);
         buffer.clear();
         assert!(buffer.is_empty());
-        assert!(buffer.kind(0).is_none());
+        assert!(buffer.kinds.is_empty());
     }
 }

@@ -8,12 +8,6 @@ pub fn current() -> Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
-/// Whether the current role is a superuser.
-pub fn is_superuser() -> bool {
-    // SAFETY: a catalog look-up inside a transaction.
-    unsafe { pg_sys::superuser() }
-}
-
 /// Runs `work` with the rights of another role, as a SECURITY DEFINER function would.
 pub fn acting_as<R>(role: Oid, work: impl FnOnce() -> R) -> R {
     let mut previous = Oid::INVALID;

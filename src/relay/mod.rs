@@ -13,6 +13,8 @@ pub mod pace;
 pub mod plan;
 #[cfg(feature = "extension")]
 mod run;
+#[cfg(feature = "extension")]
+pub mod setup;
 pub mod time;
 #[cfg(feature = "extension")]
 pub mod worker;

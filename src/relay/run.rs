@@ -5,19 +5,17 @@
 
 use super::clock::Clock;
 use super::plan::{self, Effect, Input, SinkState, State, Status};
+use super::setup::Setup;
 use super::time::Time;
-use crate::config::{Credential, SinkKind, SinkOptions};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::pg::tx::Failure;
-use crate::pg::{heap, latch, worker};
+use crate::pg::{heap, worker};
 use crate::sink::FailureKind;
-use crate::sink::http::{Couriers, Hooks, HttpOptions};
-use crate::sink::realtime::Realtime;
+use crate::sink::http::Couriers;
 use crate::status::{Counters, SinkStatus};
 use crate::store::{self, Reader, SinkRow};
 use pgrx::log;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// Over how long the rate of events is measured, at least.
 const RATE_INTERVAL_MS: u64 = 1000;
@@ -37,64 +35,6 @@ pub struct SinkRun {
     successor: Option<(SinkRow, Setup)>,
     /// The database has refused something; the extension may be gone.
     trouble: Option<Failure>,
-}
-
-/// Everything that a sink is made of, with its secret looked up.
-#[derive(PartialEq)]
-pub struct Setup {
-    options: SinkOptions,
-    secret: String,
-    memory_bytes_max: usize,
-}
-
-impl Setup {
-    /// # Errors
-    /// What is wrong with the options, the secret or the position of the sink.
-    pub fn of(row: &SinkRow, memory_bytes_max: usize) -> Result<Setup, Error> {
-        if !row.is_of_this_cluster {
-            return Err(Error::new(
-                ErrorKind::ObjectState,
-                "the cursor is of another cluster, so nothing is sent",
-            )
-            .hint("This database is a copy. Drop the sink and set it again to send from here."));
-        }
-        let options = SinkOptions::parse(SinkKind::parse(&row.kind)?, &row.options)?;
-        let secret = secret(&options.credential)?;
-        Ok(Setup { options, secret, memory_bytes_max })
-    }
-
-    fn couriers(&self) -> Result<Couriers, Error> {
-        let endpoint = Realtime::new(&self.options, &self.secret)?;
-        let hooks = Hooks { spawn: latch::spawn_silent, wake: latch::set_from_thread };
-        Ok(Couriers::new(Arc::new(endpoint), HttpOptions::new(&self.options)?, hooks))
-    }
-
-    fn plan(&self, row: &SinkRow) -> State {
-        let settings = plan::Settings::new(&self.options, self.memory_bytes_max);
-        State::new(settings, row.position.clone())
-    }
-}
-
-/// Reads the secret that a credential names.
-///
-/// # Errors
-/// When there is none, or it cannot be read.
-pub fn secret(credential: &Credential) -> Result<String, Error> {
-    match credential {
-        Credential::Secret(name) | Credential::JwtSecret(name) => match store::secret(name) {
-            Ok(Some(secret)) => Ok(secret),
-            Ok(None) => Err(Error::new(
-                ErrorKind::UnusableSecret,
-                format!("secret \"{name}\" does not exist"),
-            )
-            .hint("Set it with outbox.set_secret.")),
-            Err(failure) => Err(Error::new(ErrorKind::UnusableSecret, failure.message)),
-        },
-        Credential::KeyFile(path) => std::fs::read_to_string(path).map_err(|error| {
-            Error::new(ErrorKind::UnusableFile, format!("key_file cannot be read: {}", error.kind()))
-                .hint("The server's user must be able to read it.")
-        }),
-    }
 }
 
 impl SinkRun {
@@ -258,7 +198,7 @@ impl SinkRun {
     /// A token that is refused may have been replaced in its file.
     fn look_for_new_secret(&mut self) {
         if self.successor.is_none()
-            && let Ok(setup) = Setup::of(&self.row, self.setup.memory_bytes_max)
+            && let Ok(setup) = Setup::of(&self.row, self.setup.memory_bytes_max, store::secret)
             && setup != self.setup
         {
             self.successor = Some((self.row.clone(), setup));

@@ -4,7 +4,8 @@
 //! leaves when the extension does, and whatever else ends it, the launcher starts another.
 
 use super::clock::Clock;
-use super::run::{Setup, SinkRun};
+use super::run::SinkRun;
+use super::setup::Setup;
 use super::time::Time;
 use crate::error::Error;
 use crate::gucs::{self, Settings};
@@ -228,7 +229,7 @@ impl Worker {
     }
 
     fn sink(&mut self, known: Option<SinkRun>, row: SinkRow, number: usize) -> Sink {
-        let setup = Setup::of(&row, self.settings.memory_bytes_max);
+        let setup = Setup::of(&row, self.settings.memory_bytes_max, store::secret);
         let started = match (known, setup) {
             (Some(mut run), Ok(setup)) => {
                 run.reconfigure(&mut self.clock, row, setup);
