@@ -173,7 +173,7 @@ pub fn record(sink: &str, position: &Position) -> Result<bool, Failure> {
 /// # Errors
 /// What the database said.
 pub fn prune() -> Result<i64, Failure> {
-    tx::run(Durability::Asynchronous, || {
+    tx::run(Durability::Synchronous, || {
         let mut pruned = 0;
         query::session(|| PRUNE.run(&[], |row| pruned = row.i64(1).unwrap_or(0)));
         Ok(pruned)

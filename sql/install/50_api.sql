@@ -224,10 +224,15 @@ comment on function outbox.cursor() is
     'The position of the caller''s snapshot. Read it together with the state, in one statement or one REPEATABLE READ transaction, and follow from there.';
 
 -- Entries that a cursor has not passed, by the index on (xid, id): what began after its position,
--- and what was running then. The cost goes with the answer and not with the table.
+-- and what was running then. The cost goes with the answer and not with the table: a function's
+-- plan does not know its arguments, so it is told to walk the index, and JIT would take longer to
+-- compile that plan than it takes to run.
 create function _private.entries_after(cursor_row _private.cursors) returns setof _private.outbox
 language sql stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
     select o.*
     from (
@@ -315,7 +320,9 @@ set lock_timeout = '100ms'
 as $$
 declare
     newest timestamptz;
+    newest_xid xid8;
     events bigint;
+    behind _private.cursors;
     done boolean;
 begin
     -- The youngest transaction's row tells cheaply that a segment is still wanted.
@@ -325,11 +332,23 @@ begin
         return 0;
     end if;
     execute format('lock table only %s in share row exclusive mode', segment);
-    execute format('select max(created_at), sum(event_count), bool_and(_private.is_done(id, xid)) from only %s', segment)
-    into newest, events, done;
-    if newest >= cutoff or not done then
+    execute format('select max(created_at), max(xid), sum(event_count) from only %s', segment)
+    into newest, newest_xid, events;
+    if newest >= cutoff then
         return 0;
     end if;
+    -- Row by row only for a cursor that does not lie beyond the segment as a whole.
+    for behind in
+        select c.* from _private.cursors c where newest_xid >= pg_snapshot_xmin(c.position)
+    loop
+        execute format(
+            'select coalesce(bool_and(pg_visible_in_snapshot(xid, $1) or (id <= $3 and pg_visible_in_snapshot(xid, $2))), false) from only %s',
+            segment)
+        into done using behind.position, behind.window_end, behind.last_processed_id;
+        if not done then
+            return 0;
+        end if;
+    end loop;
     execute format('truncate only %s', segment);
     return events;
 exception

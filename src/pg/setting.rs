@@ -31,8 +31,9 @@ pub fn take_role(name: Option<&str>) {
     }
 }
 
-/// Plans of this worker walk indexes, whatever the statistics of an empty or a full outbox say.
-pub fn read_in_order() {
+/// Settings of a database or a role that would stop a relay do not concern it, and its plans walk
+/// indexes, whatever the statistics of an empty or a full outbox say.
+pub fn work_undisturbed() {
     // A plan that may not scan is given a forbidding cost, for which JIT would compile it: 100 ms
     // where running it takes one.
     let off = [c"enable_seqscan", c"enable_bitmapscan", c"jit", c"max_parallel_workers_per_gather"];
@@ -40,8 +41,17 @@ pub fn read_in_order() {
         // SAFETY: as above; 0 is off, too.
         unsafe { set(name, c"0".as_ptr()) };
     }
-    // SAFETY: as above.
-    unsafe { set(c"plan_cache_mode", c"force_generic_plan".as_ptr()) };
+    let others = [
+        (c"plan_cache_mode", c"force_generic_plan"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"lock_timeout", c"0"),
+        (c"session_replication_role", c"origin"),
+    ];
+    for (name, value) in others {
+        // SAFETY: as above.
+        unsafe { set(name, value.as_ptr()) };
+    }
 }
 
 /// # Safety

@@ -267,7 +267,7 @@ impl Worker {
         let role = self.settings.role.clone();
         let taken = tx::run(Durability::Asynchronous, || {
             setting::take_role(role.as_deref());
-            setting::read_in_order();
+            setting::work_undisturbed();
             Ok(())
         });
         if let Err(failure) = taken {
