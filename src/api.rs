@@ -76,7 +76,8 @@ fn emit(
     if org_id.is_empty() || org_id.len() > EMIT_ORG_BYTES_MAX {
         raise(
             Error::new(ErrorKind::InvalidParameter, "org_id must have 1 to 1024 bytes")
-                .detail(format!("It has {}.", org_id.len())),
+                .detail(format!("It has {}.", org_id.len()))
+                .hint("Pass the organisation's key, as it stands in the org column of a source."),
         );
     }
     let key = ids.0.to_string();
@@ -97,10 +98,10 @@ fn emit(
     }
     let Some(version) = i16::try_from(version.unwrap_or(1)).ok().filter(|&version| version > 0)
     else {
-        raise(Error::new(
-            ErrorKind::InvalidParameter,
-            "version must be between 1 and 32767",
-        ));
+        raise(
+            Error::new(ErrorKind::InvalidParameter, "version must be between 1 and 32767")
+                .hint("Leave it out until the meaning of the event's ids changes."),
+        );
     };
     let Some(type_id) = as_owner::<i16>(
         "select type_id from _private.event_types where event_type = $1",

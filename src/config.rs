@@ -397,14 +397,14 @@ impl Given {
         match self.value(name) {
             None => Ok(None),
             Some(Value::String(text)) if text.is_empty() => {
-                Err(invalid(format!("sink option \"{name}\" is empty")))
+                Err(unfit(name, "is empty".into()))
             }
             Some(Value::String(text)) if text.len() > bounds::TEXT_BYTES => {
-                Err(invalid(format!("sink option \"{name}\" is too long"))
+                Err(unfit(name, "is too long".into())
                     .detail(format!("It has {} bytes.", text.len())))
             }
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(invalid(format!("sink option \"{name}\" must be a text"))),
+            Some(_) => Err(unfit(name, "must be a text".into())),
         }
     }
 
@@ -412,9 +412,7 @@ impl Given {
         match self.value(name) {
             None => Ok(default_of(name) == "true"),
             Some(Value::Bool(value)) => Ok(*value),
-            Some(_) => Err(invalid(format!(
-                "sink option \"{name}\" must be true or false"
-            ))),
+            Some(_) => Err(unfit(name, "must be true or false".into())),
         }
     }
 
@@ -428,9 +426,7 @@ impl Given {
             .filter(|number| bounds.contains(number))
             .ok_or_else(|| {
                 let (low, high) = (bounds.start(), bounds.end());
-                invalid(format!(
-                    "sink option \"{name}\" must be a whole number from {low} to {high}"
-                ))
+                unfit(name, format!("must be a whole number from {low} to {high}"))
             })
     }
 
@@ -439,12 +435,15 @@ impl Given {
         let chosen = choices.iter().find(|(choice, _)| *choice == word);
         chosen.map(|&(_, value)| value).ok_or_else(|| {
             let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-            invalid(format!(
-                "sink option \"{name}\" must be {}",
-                words.join(" or ")
-            ))
+            unfit(name, format!("must be {}", words.join(" or ")))
         })
     }
+}
+
+/// An option has a value that it cannot have.
+fn unfit(name: &str, why: String) -> Error {
+    invalid(format!("sink option \"{name}\" {why}"))
+        .hint("select * from outbox.sink_options describes each option.")
 }
 
 fn default_of(name: &str) -> &'static str {

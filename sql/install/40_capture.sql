@@ -161,7 +161,7 @@ begin
     if found then
         raise exception using
             errcode = 'undefined_column',
-            message = format('column %I of table %s does not exist', missing, source),
+            message = format('column %s of table %s does not exist', coalesce(quote_ident(missing), 'null'), source),
             hint = case when missing = 'org_id' and org_column = 'org_id'
                         then 'Name the column that holds the organisation: org_column => ''...''.'
                         else 'Check the names in org_column, key_columns, watch and include.' end;
@@ -174,7 +174,8 @@ begin
     then
         raise exception using
             errcode = 'duplicate_column',
-            message = 'a column is named twice in key_columns, watch or include';
+            message = 'a column is named twice in key_columns, watch or include',
+            hint = 'Name each column once.';
     end if;
     with recursive base (type_id) as (
         select a.atttypid from pg_attribute a
@@ -380,7 +381,8 @@ begin
         wanted.source_id := live.source_id;
         wanted.attached_by := live.attached_by;
         wanted.attached_at := live.attached_at;
-        if wanted is not distinct from live and _private.is_captured(live) then
+        if wanted is not distinct from live
+           and not exists (select from _private.uncaptured_relations(live)) then
             return live.source_id;
         end if;
         update _private.sources set detached_at = now() where source_id = live.source_id;
@@ -397,26 +399,24 @@ $$;
 comment on function _private.attach(oid, regclass, text, text, name, name[], name[], text[], name[]) is
     'The work of outbox.attach, done as the owner of the extension for a caller who is checked.';
 
--- Whether the triggers of a source stand on all of its tables and would fire.
-create function _private.is_captured(source _private.sources) returns boolean
+-- A table of a source whose changes make no events: its triggers are missing or would not fire,
+-- or it is gone itself.
+create function _private.uncaptured_relations(source _private.sources) returns setof regclass
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select bool_and(
-        exists (
-            select from pg_trigger t
-            where t.tgrelid = r.relation and t.tgfoid = '_private.capture'::regproc
-              and t.tgenabled in ('O', 'A')
-              and split_part(encode(t.tgargs, 'escape'), '\000', 1) = (source).source_id::text)
-        and exists (
-            select from pg_trigger t
-            where t.tgrelid = r.relation and t.tgfoid = '_private.hold_columns'::regproc
-              and split_part(encode(t.tgargs, 'escape'), '\000', 1) = (source).source_id::text))
+    select r.relation
     from _private.captured_relations((source).relation) as r (relation)
-    where exists (select from pg_class c where c.oid = r.relation);
+    where (
+        select count(distinct t.tgfoid) < 2
+        from pg_trigger t
+        where t.tgrelid = r.relation
+          and split_part(encode(t.tgargs, 'escape'), '\000', 1) = (source).source_id::text
+          and (t.tgfoid = '_private.capture'::regproc and t.tgenabled in ('O', 'A')
+               or t.tgfoid = '_private.hold_columns'::regproc));
 $$;
-comment on function _private.is_captured(_private.sources) is
-    'True when every table of a source has its triggers, enabled; false or null when something is missing.';
+comment on function _private.uncaptured_relations(_private.sources) is
+    'Tables of a source that lack a trigger, or whose trigger is disabled; no rows when all is well.';
 
 create function _private.detach(caller oid, source regclass) returns void
 language plpgsql

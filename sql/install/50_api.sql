@@ -197,7 +197,8 @@ begin
     if name is null or length(name) not between 1 and 128 or coalesce(value, '') = '' then
         raise exception using
             errcode = 'invalid_parameter_value',
-            message = 'a secret needs a name of at most 128 characters and a value';
+            message = 'a secret needs a name of at most 128 characters and a value',
+            hint = 'As in outbox.set_secret(''realtime'', ''eyJ…'').';
     end if;
     insert into _private.secrets (name, value)
     values (set_secret.name, btrim(set_secret.value, E' \t\r\n'))

@@ -146,7 +146,7 @@ select
     s.events,
     s.include,
     array_remove(array[c.event_type, u.event_type, d.event_type], null) as event_types,
-    coalesce(_private.is_captured(s), false) as captured,
+    not exists (select from _private.uncaptured_relations(s)) as captured,
     n.null_orgs,
     n.truncates,
     s.attached_by,

@@ -101,12 +101,15 @@ as $$
     select format('source %s: capture', s.source), s.captured,
            case when s.captured then array_to_string(s.event_types, ', ')
                 when not exists (select from pg_class where oid = s.source) then 'the table is gone'
-                else 'a trigger is missing or disabled on the table or on one that inherits from it' end,
+                else 'a trigger is missing or disabled on ' || (
+                    select string_agg(u.relation::text, ', ')
+                    from _private.uncaptured_relations(r) as u (relation)) end,
            case when s.captured then null
                 when not exists (select from pg_class where oid = s.source)
                 then format('select outbox.detach(%s).', s.source::oid)
-                else format('Enable its triggers, or attach it again: alter table %s enable trigger outbox_capture.', s.source) end
+                else format('alter table … enable trigger outbox_capture; or attach it again: select outbox.attach(%L, …).', s.source) end
     from outbox.sources s
+    join _private.sources r on r.source_id = s.source_id
     union all
     select format('source %s: organisations', s.source), n.ok,
            case when n.ok then 'every change had one'
