@@ -50,8 +50,9 @@ function check({ topic, event, payload, private: isPrivate, id }, payloadKb) {
     private: isPrivate == null || readBoolean(isPrivate) !== undefined ? null : INVALID,
     id: id == null || typeof id === 'string' ? null : INVALID,
   };
-  const errors = Object.entries(found).filter(([, error]) => error !== null);
-  return Object.fromEntries(errors.map(([field, error]) => [field, [/** @type {string} */ (error)]]));
+  return Object.fromEntries(
+    Object.entries(found).flatMap(([field, error]) => (error === null ? [] : [[field, [error]]])),
+  );
 }
 
 /** @param {any} message that has been checked */

@@ -116,13 +116,34 @@ export function encodeFrame({ joinRef, ref, topic, event, payload }, version) {
 }
 
 /**
- * @param {string} topic with its `realtime:`
+ * A message is encoded once for all who receive it.
+ *
+ * @type {WeakMap<Content, Map<Version, string | Buffer | null>>}
+ */
+const encoded = new WeakMap();
+
+/**
+ * @param {string} topic with its `realtime:`; always the same for one content
  * @param {Content} content
  * @param {Version} version
  * @returns {string | Buffer | null} null where the version cannot carry it
  * @throws {RangeError} when topic or event do not fit into a binary frame
  */
 export function encodeBroadcast(topic, content, version) {
+  const versions = encoded.get(content) ?? new Map();
+  if (!versions.has(version)) {
+    versions.set(version, encodeContent(topic, content, version));
+    encoded.set(content, versions);
+  }
+  return versions.get(version);
+}
+
+/**
+ * @param {string} topic
+ * @param {Content} content
+ * @param {Version} version
+ */
+function encodeContent(topic, content, version) {
   if (content.form === 'user' && version === 2) return encodeUserBroadcast(topic, content);
   const payload = content.form === 'text' ? content.payload : payloadOf(content);
   if (payload === null) return null;

@@ -33,16 +33,23 @@ const HEADER_VALUE_BYTES_MAX = 4_500;
  * @property {Record<string, unknown>} headers
  * @property {import('./tokens.mjs').Claims} claims
  *
+ * @typedef {import('./socket.mjs').Services} Services
+ *
  * @typedef {object} Route
  * @property {string} method
  * @property {RegExp} path
  * @property {'open' | 'tenant' | 'token'} guard
- * @property {(call: Call, services: import('./socket.mjs').Services) => Answer | Promise<Answer>} run
+ * @property {(call: Call, services: Services) => Answer | Promise<Answer>} run
  */
 
 /** @type {Route[]} */
 const ROUTES = [
-  { method: 'GET', path: /^\/healthcheck$/, guard: 'open', run: () => ({ status: 200, text: 'ok' }) },
+  {
+    method: 'GET',
+    path: /^\/healthcheck$/,
+    guard: 'open',
+    run: () => ({ status: 200, text: 'ok' }),
+  },
   {
     method: 'GET',
     path: /^\/api\/ping$/,
@@ -66,7 +73,7 @@ const UNAUTHORIZED = { status: 401, json: { message: 'Unauthorized' } };
 const BROKEN = { status: 500, json: 'Internal Server Error' };
 
 /**
- * @param {import('./socket.mjs').Services} services
+ * @param {Services} services
  * @returns {(request: import('node:http').IncomingMessage,
  *   response: import('node:http').ServerResponse) => Promise<void>}
  */
@@ -107,7 +114,7 @@ export function readUrl(request) {
 
 /**
  * @param {import('node:http').IncomingMessage} request
- * @param {import('./socket.mjs').Services} services
+ * @param {Services} services
  * @param {Record<string, string | number>} headers of the answer, whatever it will be
  * @returns {Promise<Answer>}
  */
@@ -125,7 +132,9 @@ async function handle(request, services, headers) {
   const params = parseBody(body, contentType);
   if (params === undefined) return BAD_REQUEST;
 
-  const route = ROUTES.find(({ method, path }) => method === request.method && path.test(url.pathname));
+  const route = ROUTES.find(
+    ({ method, path }) => method === request.method && path.test(url.pathname),
+  );
   if (!route) return NOT_FOUND;
   const groups = /** @type {RegExpExecArray} */ (route.path.exec(url.pathname)).slice(1);
   const parts = decodeAll(groups);
@@ -141,7 +150,7 @@ async function handle(request, services, headers) {
  * What stands between a request and its route.
  *
  * @param {import('node:http').IncomingMessage} request
- * @param {import('./socket.mjs').Services} services
+ * @param {Services} services
  * @param {Route} route
  * @param {Record<string, string | number>} headers
  * @returns {{ refusal?: Answer, claims?: import('./tokens.mjs').Claims }}

@@ -82,7 +82,8 @@ async function admit(socket, frame, topic) {
 
   const replayedIds = new Set(replayed.map(({ id }) => id));
   const granted = { token, claims, readable, replayedIds };
-  const channel = new Channel(socket, { topic, joinRef: frame.joinRef ?? frame.ref }, config, granted);
+  const identity = { topic, joinRef: frame.joinRef ?? frame.ref };
+  const channel = new Channel(socket, identity, config, granted);
   channel.enter();
   if (!socket.isCounted) {
     socket.isCounted = true;

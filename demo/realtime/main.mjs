@@ -34,7 +34,8 @@ if (values.help || !values['jwt-secret']) {
   process.exit(values.help ? 0 : 2);
 }
 
-const eventsPerSecond = values['events-per-second'];
+const limit = values['events-per-second'];
+const limits = limit === undefined ? {} : { eventsPerSecond: Number(limit) };
 const realtime = await startRealtime({
   port: Number(values.port),
   host: values.host,
@@ -43,7 +44,7 @@ const realtime = await startRealtime({
   tenantId: values.tenant,
   strictHost: values['strict-host'],
   privateOnly: values['private-only'],
-  limits: values['no-limits'] ? false : eventsPerSecond ? { eventsPerSecond: Number(eventsPerSecond) } : {},
+  limits: values['no-limits'] ? false : limits,
   log: values.verbose ? (line) => console.error(line) : undefined,
 });
 console.log(`Realtime stand-in ready at ${realtime.url}`);

@@ -89,7 +89,7 @@ const DEFAULTS = {
  */
 export function completeOptions(given) {
   const { jwtSecret, limits, ...rest } = given;
-  if (typeof jwtSecret !== 'string' || jwtSecret === '') throw new TypeError('jwtSecret is missing');
+  if (typeof jwtSecret !== 'string' || !jwtSecret) throw new TypeError('jwtSecret is missing');
   const unknown = Object.keys(rest).filter((name) => !Object.hasOwn(DEFAULTS, name));
   if (unknown.length > 0) throw new TypeError(`unknown option: ${unknown.join(', ')}`);
   const set = Object.entries(rest).filter(([, value]) => value !== undefined);

@@ -7,8 +7,9 @@
 do $$
 declare
     r text;
+    needed text[] := array['anon', 'authenticated', 'service_role', 'supabase_realtime_admin'];
 begin
-    foreach r in array array['anon', 'authenticated', 'service_role', 'supabase_realtime_admin'] loop
+    foreach r in array needed loop
         if not exists (select from pg_catalog.pg_roles where rolname = r) then
             execute pg_catalog.format('create role %I nologin noinherit', r);
         end if;

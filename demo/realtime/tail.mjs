@@ -4,7 +4,7 @@
  *
  * They are read from a temporary logical replication slot that starts with the first join and at
  * "now": what was inserted while nobody was connected is never sent. A server whose wal_level is
- * not `logical` has no slot to give; then nothing is sent from SQL, and one line of the log says so.
+ * not `logical` has no slot to give: then nothing is sent from SQL, as one line of the log says.
  */
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
@@ -75,7 +75,9 @@ export class Tail {
     await createPublication(client);
     const slot = `${SLOT_PREFIX}_${randomBytes(4).toString('hex')}`;
     // The grammar of replication commands knows upper case only.
-    await client.query(`CREATE_REPLICATION_SLOT ${slot} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT`);
+    await client.query(
+      `CREATE_REPLICATION_SLOT ${slot} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT`,
+    );
 
     const { connection } = /** @type {any} */ (client);
     connection.on('copyData', (/** @type {{ chunk: Buffer }} */ { chunk }) => {

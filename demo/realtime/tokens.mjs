@@ -1,6 +1,7 @@
 // @ts-check
 /**
- * JSON Web Tokens under one shared secret: HS256, HS384 and HS512, as a Supabase project signs them.
+ * JSON Web Tokens under one shared secret: HS256, HS384 and HS512, as a Supabase project signs
+ * them.
  *
  * Why a token was refused is said by kind, because the HTTP routes, the handshake and the channels
  * each have their own words for it.
@@ -22,7 +23,8 @@ const LIFETIME_S = 3600;
  */
 
 /**
- * Mints a token. It is good for an hour unless `exp` says otherwise; `exp: undefined` leaves it out.
+ * Mints a token. It is good for an hour unless `exp` says otherwise; `exp: undefined` leaves it
+ * out.
  *
  * @param {Record<string, unknown>} claims
  * @param {string} secret
