@@ -396,9 +396,7 @@ impl Given {
     fn text(&self, name: &str) -> Result<Option<&str>, Error> {
         match self.value(name) {
             None => Ok(None),
-            Some(Value::String(text)) if text.is_empty() => {
-                Err(unfit(name, "is empty".into()))
-            }
+            Some(Value::String(text)) if text.is_empty() => Err(unfit(name, "is empty".into())),
             Some(Value::String(text)) if text.len() > bounds::TEXT_BYTES => {
                 Err(unfit(name, "is too long".into())
                     .detail(format!("It has {} bytes.", text.len())))
