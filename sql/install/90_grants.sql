@@ -25,3 +25,13 @@ $$;
 
 -- The relay of this database starts when the transaction commits.
 select outbox.wake();
+
+do $$
+begin
+    if not _private.is_preloaded() then
+        raise warning using
+            message = 'pg_outbox is not preloaded: changes are captured, nothing is sent',
+            hint = 'Add pg_outbox to shared_preload_libraries in postgresql.conf and restart the server.';
+    end if;
+end
+$$;
