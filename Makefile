@@ -17,7 +17,8 @@ export PG_CONFIG
 endif
 
 # One file after the other: the tests measure time, and two clusters on two cores would not.
-node_test := node --test --test-reporter=spec --test-concurrency=1
+# A test that fails may leave a connection open, and must not hold up the rest for it.
+node_test := node --test --test-reporter=spec --test-concurrency=1 --test-timeout=300000 --test-force-exit
 
 .PHONY: help
 help: ## this list

@@ -125,6 +125,7 @@ const NEXT_ORGANISATION = `case when org_id is null then 'org-0' when org_id = '
 function change(random) {
   const table = random.pick(['plain', 'tree']);
   const id = random.below(KEYS);
+  const other = random.below(KEYS);
   const insert = `insert into ${table} select i, ${organisation(random)}, ${status(random)}, null
     from generate_series(${id}, ${id + random.below(6)}) i
     where not exists (select from ${table} t where t.id = i)`;
@@ -136,7 +137,9 @@ function change(random) {
     `update ${table} set status = ${status(random)} where ${where(random)}`,
     `update ${table} set note = md5(id::text) where ${where(random)}`,
     `update ${table} set org_id = org_id, status = status where ${where(random)}`,
-    `update ${table} set id = ${id}, org_id = ${NEXT_ORGANISATION} where id = ${random.below(KEYS)}
+    `update ${table} set id = ${id} where id = ${other}
+       and not exists (select from ${table} where id = ${id})`,
+    `update ${table} set id = ${id}, org_id = ${NEXT_ORGANISATION} where id = ${other}
        and not exists (select from ${table} where id = ${id})`,
     `delete from ${table} where id = ${id} or (${where(random)} and id % 3 = 1)`,
   ];

@@ -15,6 +15,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
 import { startRealtime } from '../../demo/realtime/server.mjs';
 import { startCluster } from '../harness/cluster.mjs';
 import { waitUntil } from '../harness/wait.mjs';
@@ -214,7 +215,8 @@ describe('a sink that is down', () => {
     await sink.start();
     await delivered(sad, 60);
     assert.deepEqual(sink.events().map(({ ids }) => ids.job_id), Array.from({ length: 201 }, (_, id) => id));
-    assert.deepEqual(await column(sad, 'select state, lag_events::int, retry_at from outbox.status'), [['running', 0, null]]);
+    await waitUntil(() => column(sad, 'select state, lag_events::int, retry_at from outbox.status'),
+      'the sink to be running', { accept: ([row]) => isDeepStrictEqual(row, ['running', 0, null]) });
     await sad.end();
     await sink.stop();
   });

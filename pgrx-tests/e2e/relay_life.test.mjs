@@ -17,7 +17,7 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { startCluster } from '../harness/cluster.mjs';
 import { waitUntil } from '../harness/wait.mjs';
-import { connect, storedEvents, value } from './support/database.mjs';
+import { connect, storedEvents, value, waitForValue } from './support/database.mjs';
 import { delivered, relayOf, setSink } from './support/delivery.mjs';
 import { startSink } from './support/sink.mjs';
 
@@ -37,6 +37,8 @@ before(async () => {
       shared_preload_libraries: 'pg_outbox, pg_stat_statements',
       'pg_stat_statements.track': 'all',
       max_prepared_transactions: 5,
+      // A relay for each database that the tests make, and the launcher.
+      max_worker_processes: 32,
     },
   });
   admin = await connect(cluster);
@@ -179,10 +181,11 @@ test('pg_terminate_backend: it comes back and delivers what was committed meanwh
 });
 
 describe('a reload is enough', () => {
-  test('enabled: off, capture goes on and nothing is sent; on, all of it is', async () => {
+  test('enabled: off, capture goes on and nothing is sent; on, all of it is', async (t) => {
+    t.after(() => cluster.reload({ 'pg_outbox.enabled': null }));
     const { client } = await openDatabase({ sinkUrl: sink.url });
     await cluster.reload({ 'pg_outbox.enabled': 'off' });
-    await waitUntil(() => value(client, "select outbox.check()::text like '%enabled%'"),
+    await waitForValue(client, "select not ok from outbox.check() where name = 'enabled'",
       'check() to say that delivery is switched off');
     await client.query("insert into job (org_id) values ('disabled')");
     assert.equal(await value(client, "select outbox.wait_until_delivered('500 ms')"), false);
@@ -193,7 +196,8 @@ describe('a reload is enough', () => {
     await client.end();
   });
 
-  test('databases: a relay leaves a database that is no longer listed', async () => {
+  test('databases: a relay leaves a database that is no longer listed', async (t) => {
+    t.after(() => cluster.reload({ 'pg_outbox.databases': null }));
     const { name, client } = await openDatabase();
     await cluster.reload({ 'pg_outbox.databases': 'two' });
     await relayIsGone(name);
@@ -205,7 +209,8 @@ describe('a reload is enough', () => {
 });
 
 describe('quiet', () => {
-  test('NOTIFY pg_outbox wakes it for what no commit has announced', async () => {
+  test('NOTIFY pg_outbox wakes it for what no commit has announced', async (t) => {
+    t.after(() => cluster.reload({ 'pg_outbox.poll_interval': null }));
     const { client } = await openDatabase({ sinkUrl: sink.url });
     await cluster.reload({ 'pg_outbox.poll_interval': '1h' });
     await client.query("begin; insert into job (org_id) values ('rung'); prepare transaction 'rung'");
@@ -213,7 +218,6 @@ describe('quiet', () => {
     assert.equal(await value(client, "select state from outbox.events where org_id = 'rung'"), 'pending');
     await client.query('notify pg_outbox');
     await delivered(client);
-    await cluster.reload({ 'pg_outbox.poll_interval': null });
     await client.end();
   });
 
