@@ -32,6 +32,9 @@ const LIBRARY = '10000000-0000-4000-8000-000000000001';
 const ARCHIVE = '20000000-0000-4000-8000-000000000002';
 /** The promise of the design for a lone event. */
 const LATENCY_MS = 100;
+/** How long changes gather for one message when their organisation has sent a burst. */
+const WINDOW_MS = 250;
+const LONE_CHANGES = 11;
 
 /** @typedef {import('playwright-core').Page} Page */
 
@@ -226,11 +229,13 @@ describe('the pages of two organisations', () => {
   });
 });
 
-test('a lone change is on the screen within the promise', async () => {
+test('a lone change is on the screen within the promise', async (t) => {
   await settle(amara, LIBRARY);
   await clearEvents();
-  for (let change = 1; change <= 15; change += 1) {
-    // One after the other has arrived, so that each is alone in its message.
+  for (let change = 1; change <= LONE_CHANGES; change += 1) {
+    // Alone is a change whose organisation has been quiet: else it may wait for the window.
+    const quietSince = performance.now();
+    await waitUntil(() => performance.now() - quietSince > WINDOW_MS, 'the window to be over');
     await settle(amara, LIBRARY);
   }
   const latencies = await amara
@@ -238,32 +243,12 @@ test('a lone change is on the screen within the promise', async () => {
     .evaluateAll((places) =>
       places.map((place) => Number(/** @type {HTMLElement} */ (place).dataset.ms)),
     );
-  assert.equal(latencies.length, 15);
+  assert.equal(latencies.length, LONE_CHANGES);
   const median = parseInt(await textOf(amara, 'latency-median'), 10);
-  assert.equal(median, latencies.sort((a, b) => a - b)[7], 'the page shows their median');
-  assert.ok(median < LATENCY_MS, `median ${median} ms of ${latencies}`);
-});
-
-test('without Realtime the page says so, and everything is there when it is back', async () => {
-  await bo.getByTestId('realtime-stop').click();
-  await amara.locator('[data-testid=connection][data-state=away]').waitFor();
-  const { status } = await changeInDatabase(LIBRARY, 5);
-  await bo.getByTestId('sink-error').filter({ hasText: /\S/ }).waitFor();
-  assert.notEqual(await textOf(bo, 'sink-state'), 'running');
-  assert.equal(await textOf(bo, 'sink-waiting'), '1');
-
-  await bo.getByTestId('realtime-start').click();
-  await Promise.all([waitForStatus(amara, 5, status), waitForStatus(bo, 5, status)]);
-  await amara.locator('[data-testid=connection][data-state=live]').waitFor();
-  await waitUntil(() => textOf(bo, 'sink-state'), 'the sink to run again', {
-    timeoutMs: 70_000,
-    accept: (state) => state === 'running',
-  });
-  await waitUntil(() => textOf(bo, 'sink-waiting'), 'nothing to wait', {
-    accept: (text) => text === '0',
-  });
-  await settle(amara, LIBRARY);
-  await settle(dana, ARCHIVE);
+  const sorted = latencies.sort((a, b) => a - b);
+  assert.equal(median, sorted[Math.floor(LONE_CHANGES / 2)], 'the page shows their median');
+  t.diagnostic(`commit to screen: ${sorted.join(', ')} ms`);
+  assert.ok(median < LATENCY_MS, `median ${median} ms of ${sorted}`);
 });
 
 test("another organisation's person cannot join the channel", async () => {
@@ -286,6 +271,30 @@ test("another organisation's person cannot join the channel", async () => {
     });
   }, `notifications:org_${LIBRARY}`);
   assert.match(answer, /^CHANNEL_ERROR: .*Unauthorized/);
+});
+
+test('without Realtime the page says so, and everything is there when it is back', async () => {
+  const delivered = await demo.pool.query('select outbox.wait_until_delivered() as all');
+  assert.equal(delivered.rows[0].all, true);
+  await bo.getByTestId('realtime-stop').click();
+  await amara.locator('[data-testid=connection][data-state=away]').waitFor();
+  const { status } = await changeInDatabase(LIBRARY, 5);
+  await bo.getByTestId('sink-error').filter({ hasText: /\S/ }).waitFor();
+  assert.notEqual(await textOf(bo, 'sink-state'), 'running');
+  assert.equal(await textOf(bo, 'sink-waiting'), '1');
+
+  await bo.getByTestId('realtime-start').click();
+  await Promise.all([waitForStatus(amara, 5, status), waitForStatus(bo, 5, status)]);
+  await amara.locator('[data-testid=connection][data-state=live]').waitFor();
+  await waitUntil(() => textOf(bo, 'sink-state'), 'the sink to run again', {
+    timeoutMs: 70_000,
+    accept: (state) => state === 'running',
+  });
+  await waitUntil(() => textOf(bo, 'sink-waiting'), 'nothing to wait', {
+    accept: (text) => text === '0',
+  });
+  await settle(amara, LIBRARY);
+  await settle(dana, ARCHIVE);
 });
 
 test('signing out forgets the person', async () => {
