@@ -4,11 +4,13 @@
 //! The bucket is what batching is made of. An org's first events leave at once; an org that has
 //! used its burst waits for the next token, and what comes meanwhile becomes one message.
 //!
-//! The budget imitates the counter of Supabase Realtime, which refuses a batch when its messages
-//! and the average of the past add up to more than the tenant's limit a second. The average is
-//! that of the last 1 to 12 whole buckets of 5 s (a young counter has fewer), taken at a tick
-//! that we cannot see. So we take the worst: the largest average over any number of buckets, at
-//! any tick of the last 5 s. What is sent counts at once, delivered or not.
+//! The budget keeps us below the counter of Supabase Realtime, which refuses a batch when its
+//! messages and the average of the past add up to more than the tenant's limit a second. The
+//! average is that of the last 1 to 12 whole buckets of 5 s (a young counter has fewer), taken at
+//! a tick that we cannot see. Two rules follow. A token bucket keeps every such average so far below
+//! the limit that there is always room for a small batch, and spreads what it lets through. And a batch is no larger than what the worst average leaves: the largest over
+//! any number of buckets, at any tick of the last 5 s. What is sent counts at once, delivered or
+//! not.
 //!
 //! Not counted, because we cannot see it: deliveries to subscribers, what other servers send,
 //! and what a relay sent before it was restarted. `events_per_second` is to be set to what the
@@ -53,26 +55,51 @@ impl Bucket {
 const BUCKET_MS: u64 = 5_000;
 const BUCKETS: usize = 12;
 
-/// Our own resolution. The 5 s are cut fine so that a budget that is short comes back in small
-/// steps rather than in bursts.
+/// The resolution of the account.
 const SLICE_MS: u64 = 250;
 const SLICES_A_BUCKET: usize = (BUCKET_MS / SLICE_MS) as usize;
 
-/// As far as Realtime may look back: all buckets, a tick up to one bucket ago, and the slice that
-/// a bucket's edge may cut.
-const SLICES: usize = SLICES_A_BUCKET * (BUCKETS + 1) + 1;
+/// Slices that a sum takes beside its buckets: the one that an edge may cut, and one for what the
+/// network delays.
+const SLICES_SPARE: usize = 2;
 
-/// The share of the limit that is ours to use, in percent: the rest covers the network, which
-/// delays one request and not the next, and whoever sends beside us.
-const SHARE_PERCENT: u64 = 90;
+/// As far as Realtime may look back: all buckets, a tick up to one bucket ago, and the spare.
+const SLICES: usize = SLICES_A_BUCKET * (BUCKETS + 1) + SLICES_SPARE;
+
+/// The share of the limit that is sent in the long run, in percent.
+const RATE_PERCENT: u64 = 75;
+
+/// The share of one second's limit that may be sent at once, in percent, less the messages below.
+const BURST_PERCENT: u64 = 60;
+
+/// So many fewer that a batch of one message always fits beside an average of 5 s.
+const BURST_LESS: u64 = BUCKET_MS / 1_000;
+
+/// The share of the limit that a batch and the average before it may add up to.
+const BATCH_PERCENT: u64 = 95;
+
+/// A message in the units of the token bucket, chosen so that a millisecond at a limit of one
+/// message a second brings [`RATE_PERCENT`] units.
+const MESSAGE_UNITS: u64 = 100_000;
+
+/// How long to wait when the budget is short: some messages come together meanwhile.
+const SHORTAGE_MS: u64 = 50;
 
 const _: () = assert!(BUCKET_MS.is_multiple_of(SLICE_MS));
+/// The most in the time that a sum covers, a burst and the rate, leaves a batch its room.
+const _: () = assert!(
+    BURST_PERCENT * 1_000 + RATE_PERCENT * (BUCKET_MS + SLICES_SPARE as u64 * SLICE_MS)
+        <= BATCH_PERCENT * BUCKET_MS
+);
 
 /// The account of what was sent to one tenant.
 #[derive(Debug)]
 pub struct Budget {
     /// Messages a second; 0 is no limit.
     limit: u32,
+    /// What the token bucket lacks.
+    lacking: u64,
+    lacking_since: Time,
     /// Messages in each slice, as a ring.
     slices: [u32; SLICES],
     /// The number of the newest slice since the clock's zero.
@@ -83,6 +110,8 @@ impl Budget {
     pub const fn new(limit: u32) -> Self {
         Self {
             limit,
+            lacking: 0,
+            lacking_since: Time::from_ms(0),
             slices: [0; SLICES],
             newest: 0,
         }
@@ -99,26 +128,14 @@ impl Budget {
             return None;
         }
         self.turn(now);
-        let sums = self.sums();
-        let sum = |from: usize, to: usize| {
-            let at = |place: usize| sums.get(place).copied().unwrap_or_default();
-            at(to) - at(from)
-        };
-        let mut allowance = self.ceiling_percent() / 100;
-        for ago in 0..SLICES_A_BUCKET {
-            for buckets in 1..=BUCKETS {
-                let seconds = buckets as u64 * BUCKET_MS / 1_000;
-                let sent = sum(ago, ago + buckets * SLICES_A_BUCKET + 1);
-                let room = (self.ceiling_percent() * seconds / 100).saturating_sub(sent);
-                allowance = allowance.min(room / seconds);
-            }
-        }
+        let allowance = self.tokens().min(self.largest_batch());
         Some(u32::try_from(allowance).unwrap_or(u32::MAX))
     }
 
     /// Enters messages that are being sent.
     pub fn spend(&mut self, now: Time, messages: u32) {
         self.turn(now);
+        self.lacking += u64::from(messages) * MESSAGE_UNITS;
         let place = (self.newest % SLICES as u64) as usize;
         if let Some(slice) = self.slices.get_mut(place) {
             *slice = slice.saturating_add(messages);
@@ -127,20 +144,47 @@ impl Budget {
 
     /// When to ask again after an allowance that was too small: always later than `now`.
     pub fn next_change(&self, now: Time) -> Time {
-        Time::from_ms((now.as_ms() / SLICE_MS + 1) * SLICE_MS)
+        now.plus(Duration::from_ms(SHORTAGE_MS))
     }
 
-    /// Our share of the limit in hundredths of a message a second. Never less than one message:
-    /// a limit of one a second can be used too, if only when nothing was sent for a minute.
-    fn ceiling_percent(&self) -> u64 {
-        (u64::from(self.limit) * SHARE_PERCENT).max(100)
+    /// Messages that the token bucket has. Its size is one message at least: a limit of one a
+    /// second can be used too.
+    fn tokens(&self) -> u64 {
+        let burst = (u64::from(self.limit) * BURST_PERCENT).saturating_sub(BURST_LESS * 100);
+        let capacity = (burst * MESSAGE_UNITS / 100).max(MESSAGE_UNITS);
+        capacity.saturating_sub(self.lacking) / MESSAGE_UNITS
     }
 
-    /// Forgets what has grown too old.
+    /// Messages that the worst average leaves.
+    fn largest_batch(&self) -> u64 {
+        let sums = self.sums();
+        let sum = |from: usize, to: usize| {
+            let at = |place: usize| sums.get(place).copied().unwrap_or_default();
+            at(to) - at(from)
+        };
+        let ceiling_percent = (u64::from(self.limit) * BATCH_PERCENT).max(100);
+        let mut largest = ceiling_percent / 100;
+        for ago in 0..SLICES_A_BUCKET {
+            for buckets in 1..=BUCKETS {
+                let seconds = buckets as u64 * BUCKET_MS / 1_000;
+                let sent = sum(ago, ago + buckets * SLICES_A_BUCKET + SLICES_SPARE);
+                let room = (ceiling_percent * seconds / 100).saturating_sub(sent);
+                largest = largest.min(room / seconds);
+            }
+        }
+        largest
+    }
+
+    /// Fills the token bucket and forgets what has grown too old.
     fn turn(&mut self, now: Time) {
+        let passed_ms = now.since(self.lacking_since).as_ms();
+        let regained = passed_ms.saturating_mul(u64::from(self.limit) * RATE_PERCENT);
+        self.lacking = self.lacking.saturating_sub(regained);
+        self.lacking_since = self.lacking_since.max(now);
+
         let newest = now.as_ms() / SLICE_MS;
         let passed = newest.saturating_sub(self.newest).min(SLICES as u64);
-        for slice in newest - passed.min(newest)..newest {
+        for slice in newest.saturating_sub(passed)..newest {
             let place = ((slice + 1) % SLICES as u64) as usize;
             if let Some(count) = self.slices.get_mut(place) {
                 *count = 0;

@@ -1,1 +1,443 @@
+//! What the simulation cannot show: single decisions, at their time.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+use std::time::Instant;
 
+use super::*;
+use crate::cursor::Snapshot;
+use crate::event::{EntryId, EventId, EventKind, EventType};
+use crate::sink::FailureKind;
+
+const DOWN: Outcome = Outcome::Refused(Failure::with_status(FailureKind::ServerError, 503));
+
+/// A state, its clock, and the effects of the last step.
+struct Desk {
+    state: State,
+    now_ms: u64,
+    kind: Arc<EventKind>,
+    next_id: i64,
+    xmax: u64,
+}
+
+impl Desk {
+    fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
+            lanes: 4,
+            rate: Rate {
+                burst: 4,
+                window: Duration::from_ms(250),
+            },
+            events_per_second: 0,
+            message_bytes_max: 262_144,
+            memory_limit_bytes: 64 << 20,
+        };
+        change(&mut settings);
+        let kind = EventKind {
+            event_type: EventType {
+                name: "job.updated".into(),
+                entity: "job".into(),
+            },
+            topic: "t".into(),
+            key_names: Box::new(["job_id".into()]),
+            version: 1,
+        };
+        Self {
+            state: State::new(settings, position(10)),
+            now_ms: 5_000,
+            kind: Arc::new(kind),
+            next_id: 1,
+            xmax: 10,
+        }
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        step(
+            &mut self.state,
+            Time::from_ms(self.now_ms),
+            99,
+            input,
+            &mut effects,
+        );
+        effects
+    }
+
+    /// A chunk with one entry for each of these orgs, complete.
+    fn chunk(&mut self, orgs: &[&str]) -> Chunk {
+        let entries = orgs.iter().map(|&org| {
+            let id = self.next_id;
+            self.next_id += 1;
+            Entry {
+                id: EntryId(id),
+                event_id: EventId::from_bytes([0; 16]),
+                kind: self.kind.clone(),
+                org_id: org.into(),
+                event_count: 1,
+                ids: format!("[{id}]").into(),
+                data: None,
+                origin: None,
+                at_us: 0,
+            }
+        });
+        let entries = entries.collect();
+        self.xmax += 1;
+        Chunk {
+            entries,
+            after: position(self.xmax),
+            complete: true,
+        }
+    }
+
+    fn read(&mut self, orgs: &[&str]) -> Vec<Effect> {
+        let mut effects = self.step(Input::Woken);
+        effects.retain(|effect| !matches!(effect, Effect::Read { .. }));
+        let chunk = self.chunk(orgs);
+        effects.extend(self.step(Input::Read(chunk)));
+        effects
+    }
+
+    fn answer(&mut self, request: RequestId, outcome: Outcome) -> Vec<Effect> {
+        let tally = Tally {
+            messages: 1,
+            listed: 1,
+            bytes: 100,
+            ..Tally::default()
+        };
+        self.step(Input::Answered {
+            request,
+            outcome,
+            tally,
+        })
+    }
+
+    /// Delivers these requests, and those that follow from it; returns what they carried.
+    fn deliver(&mut self, effects: &[Effect]) -> Vec<(String, Vec<i64>)> {
+        let (mut pending, mut delivered) = (sends(effects), Vec::new());
+        while let Some((request, messages)) = pending.pop() {
+            delivered.extend(messages);
+            pending.extend(sends(&self.answer(request, Outcome::Delivered)));
+        }
+        delivered
+    }
+
+    fn at(&mut self, now_ms: u64) -> Vec<Effect> {
+        self.now_ms = now_ms;
+        self.step(Input::Tick)
+    }
+
+    fn deadline_ms(&self) -> Option<u64> {
+        self.state
+            .next_deadline(Time::from_ms(self.now_ms))
+            .map(Time::as_ms)
+    }
+}
+
+fn position(xmax: u64) -> Position {
+    Position::at(Snapshot::new(xmax, xmax, Vec::new()).unwrap())
+}
+
+/// The requests among the effects, each with the orgs and ids of its messages.
+fn sends(effects: &[Effect]) -> Vec<(RequestId, Vec<(String, Vec<i64>)>)> {
+    let sends = effects.iter().filter_map(|effect| match effect {
+        Effect::Send { request, batch, .. } => Some((request, batch)),
+        _ => None,
+    });
+    let orgs = |batch: &Batch| {
+        let message = |message: &Message| {
+            let ids = message.entries.iter().map(|entry| entry.id.0).collect();
+            (message.org_id.to_string(), ids)
+        };
+        batch.messages.iter().map(message).collect()
+    };
+    sends
+        .map(|(&request, batch)| (request, orgs(batch)))
+        .collect()
+}
+
+fn only_send(effects: &[Effect]) -> (RequestId, Vec<(String, Vec<i64>)>) {
+    let mut sends = sends(effects);
+    assert_eq!(sends.len(), 1, "{effects:?}");
+    sends.remove(0)
+}
+
+fn record(effects: &[Effect]) -> Option<&Position> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Record(position) => Some(position),
+        _ => None,
+    })
+}
+
+fn report(effects: &[Effect]) -> Option<&Status> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Report(status) => Some(status),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_event_goes_out_at_once_and_is_recorded_when_it_is_delivered() {
+    let mut desk = Desk::new(|_| {});
+    let effects = desk.step(Input::Tick);
+    let [Effect::Read { from, .. }, Effect::Report(status)] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!((from, status.state), (&position(10), SinkState::Running));
+    let chunk = desk.chunk(&["a"]);
+    let effects = desk.step(Input::Read(chunk));
+    assert_eq!(effects.len(), 1);
+    let (request, messages) = only_send(&effects);
+    assert_eq!(messages, [("a".into(), vec![1])]);
+    let effects = desk.answer(request, Outcome::Delivered);
+    let [Effect::Record(recorded)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(recorded, &position(11));
+    assert!(desk.step(Input::Recorded).is_empty());
+    assert_eq!(desk.state.recorded(), &position(11));
+    assert_eq!(desk.deadline_ms(), None);
+    let counters = desk.state.counters();
+    assert_eq!(
+        (counters.events, counters.messages, counters.requests),
+        (1, 1, 1)
+    );
+}
+
+#[test]
+fn a_flood_of_an_org_is_a_burst_and_one_message_each_window() {
+    let mut desk = Desk::new(|_| {});
+    desk.step(Input::Tick);
+    let mut messages = Vec::new();
+    for ms in 0..2_000 {
+        desk.now_ms = 5_000 + ms;
+        let effects = if ms % 5 == 0 {
+            desk.read(&["a"])
+        } else {
+            desk.step(Input::Tick)
+        };
+        let delivered = desk.deliver(&effects);
+        messages.extend(delivered.into_iter().map(|(_, ids)| (ms, ids.len())));
+    }
+    let times: Vec<u64> = messages.iter().map(|(ms, _)| *ms).collect();
+    assert_eq!(
+        times,
+        [0, 5, 10, 15, 250, 500, 750, 1_000, 1_250, 1_500, 1_750]
+    );
+    let entries: usize = messages.iter().map(|(_, entries)| entries).sum();
+    assert_eq!(entries, 350, "of 400 updates in 2 s, up to the last window");
+}
+
+#[test]
+fn a_wake_during_a_window_of_several_chunks_is_not_lost() {
+    let mut desk = Desk::new(|_| {});
+    desk.step(Input::Tick);
+    desk.step(Input::Woken);
+    let end = position(50).base;
+    let mut chunk = desk.chunk(&["a"]);
+    chunk.after = Position::within(position(10).base, end.clone(), EntryId(1));
+    chunk.complete = false;
+    let effects = desk.step(Input::Read(chunk));
+    assert!(matches!(&effects[1], Effect::Read { from, .. } if from.window.is_some()));
+    let mut chunk = desk.chunk(&[]);
+    chunk.after = Position::at(end.clone());
+    let effects = desk.step(Input::Read(chunk));
+    let [Effect::Read { from, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(from, &Position::at(end));
+}
+
+#[test]
+fn reading_stops_when_memory_is_full_and_goes_on_when_half_is_free() {
+    let mut desk = Desk::new(|settings| settings.memory_limit_bytes = 1_000);
+    desk.step(Input::Tick);
+    let (is_read, entry_bytes) = (|e: &Effect| matches!(e, Effect::Read { .. }), 256 + 3);
+    let effects = desk.read(&["a", "b", "c", "d"]);
+    assert!(desk.state.gauges().held_bytes >= 1_000);
+    assert!(!effects.iter().any(is_read), "{effects:?}");
+    let requests: Vec<RequestId> = sends(&effects)
+        .iter()
+        .map(|(request, _)| *request)
+        .collect();
+    let mut read_at = None;
+    for request in requests {
+        let effects = desk.answer(request, Outcome::Delivered);
+        if effects.iter().any(is_read) {
+            read_at = Some(desk.state.gauges().held_bytes);
+            break;
+        }
+    }
+    let held = read_at.expect("reading goes on");
+    assert!(held < 500 && held.is_multiple_of(entry_bytes), "{held}");
+}
+
+#[test]
+fn a_failure_stops_all_and_one_probe_starts_all_again() {
+    let mut desk = Desk::new(|_| {});
+    desk.step(Input::Tick);
+    let effects = desk.read(&["a", "b", "c", "d", "e"]);
+    let requests = sends(&effects);
+    assert!(requests.len() > 1, "several lanes");
+    let effects = desk.answer(requests[0].0, DOWN);
+    assert!(sends(&effects).is_empty() && record(&effects).is_none());
+    let status = report(&effects).unwrap();
+    assert_eq!(status.state, SinkState::BackingOff);
+    assert_eq!(
+        (status.attempts, status.retry_at),
+        (1, Some(Time::from_ms(5_100)))
+    );
+    assert_eq!(
+        status.failure.unwrap().to_string(),
+        "server_error (HTTP 503)"
+    );
+    for (request, _) in &requests[1..] {
+        assert!(desk.answer(*request, DOWN).is_empty(), "the same failure");
+    }
+    assert!(
+        desk.read(&["a"]).is_empty(),
+        "no reading and no sending meanwhile"
+    );
+    assert_eq!(desk.deadline_ms(), Some(5_100));
+
+    let effects = desk.at(5_100);
+    let (probe, messages) = only_send(&effects);
+    assert_eq!(messages.len(), 1, "one message is enough to try");
+    assert_eq!(report(&effects).unwrap().state, SinkState::Probing);
+    assert_eq!(desk.deadline_ms(), None);
+    let effects = desk.answer(probe, Outcome::Delivered);
+    let status = report(&effects).unwrap();
+    assert_eq!(
+        (status.state, status.attempts, status.failure),
+        (SinkState::Running, 0, None)
+    );
+    let mut orgs: Vec<String> = messages.into_iter().map(|(org, _)| org).collect();
+    for (_, sent) in sends(&effects) {
+        orgs.extend(sent.into_iter().map(|(org, _)| org));
+    }
+    orgs.sort();
+    assert_eq!(orgs, ["a", "b", "c", "d", "e"], "nothing is dropped");
+    assert_eq!(desk.state.counters().failures, requests.len() as u64);
+}
+
+#[test]
+fn a_lost_answer_is_sent_again_with_what_came_since() {
+    let mut desk = Desk::new(|_| {});
+    desk.step(Input::Tick);
+    let (request, _) = only_send(&desk.read(&["a"]));
+    desk.read(&["a"]);
+    desk.answer(
+        request,
+        Outcome::Unknown(Failure::of(FailureKind::AnswerLost)),
+    );
+    let (again, messages) = only_send(&desk.at(5_100));
+    assert_eq!(messages, [("a".into(), vec![1, 2])]);
+    let effects = desk.answer(again, Outcome::Delivered);
+    assert_eq!(record(&effects), Some(&position(desk.xmax)));
+}
+
+#[test]
+fn new_settings_and_a_resume_try_at_once() {
+    for input in [
+        Input::Resume,
+        Input::Configure(Desk::new(|_| {}).state.settings),
+    ] {
+        let mut desk = Desk::new(|_| {});
+        desk.step(Input::Tick);
+        let (request, _) = only_send(&desk.read(&["a"]));
+        desk.answer(request, DOWN);
+        assert_eq!(sends(&desk.step(input)).len(), 1);
+    }
+}
+
+#[test]
+fn a_pause_lets_the_way_end_and_begins_nothing() {
+    for (input, state) in [
+        (Input::Pause, SinkState::Paused),
+        (Input::Stop, SinkState::Stopped),
+    ] {
+        let mut desk = Desk::new(|_| {});
+        desk.step(Input::Tick);
+        let (request, _) = only_send(&desk.read(&["a"]));
+        assert_eq!(report(&desk.step(input)).unwrap().state, state);
+        assert!(desk.read(&["b"]).is_empty());
+        assert_eq!(desk.deadline_ms(), None);
+        let effects = desk.answer(request, Outcome::Delivered);
+        assert!(record(&effects).is_some(), "what was delivered is recorded");
+        let effects = desk.step(Input::Resume);
+        assert_eq!(
+            sends(&effects).len(),
+            usize::from(state == SinkState::Paused)
+        );
+    }
+}
+
+#[test]
+fn a_budget_that_is_short_is_shared_and_orgs_coalesce_in_their_turn() {
+    let mut desk = Desk::new(|settings| settings.events_per_second = 20);
+    desk.step(Input::Tick);
+    let orgs: Vec<String> = (0..40).map(|org| org.to_string()).collect();
+    let orgs: Vec<&str> = orgs.iter().map(String::as_str).collect();
+    let (mut messages, mut first_seen) = (0, Vec::new());
+    let mut effects = desk.read(&orgs);
+    for ms in 0..10_000 {
+        for (org, _) in desk.deliver(&effects) {
+            messages += 1;
+            if !first_seen.contains(&org) {
+                first_seen.push(org);
+            }
+        }
+        desk.now_ms = 5_000 + ms;
+        effects = if ms % 100 == 0 {
+            desk.read(&orgs)
+        } else {
+            desk.step(Input::Tick)
+        };
+    }
+    assert!(
+        (140..=165).contains(&messages),
+        "{messages} messages in 10 s at 75 % of 20"
+    );
+    assert_eq!(first_seen.len(), 40, "each org has had its turn");
+}
+
+#[test]
+fn a_failed_reading_is_tried_again() {
+    let mut desk = Desk::new(|_| {});
+    desk.step(Input::Tick);
+    assert!(desk.step(Input::ReadFailed).is_empty());
+    assert_eq!(desk.deadline_ms(), Some(5_100));
+    assert!(matches!(desk.at(5_100)[..], [Effect::Read { .. }]));
+    assert_eq!(desk.deadline_ms(), None);
+}
+
+#[test]
+fn an_unknown_answer_is_ignored() {
+    let mut desk = Desk::new(|_| {});
+    desk.step(Input::Tick);
+    assert!(desk.answer(RequestId(77), Outcome::Delivered).is_empty());
+    assert_eq!(desk.state.counters(), Counters::default());
+}
+
+#[test]
+fn a_hundred_thousand_orgs_cost_no_more_each_than_a_hundred() {
+    let names: Vec<String> = (0..100_000).map(|org| format!("org-{org}")).collect();
+    let time = |orgs: &[String]| {
+        let mut desk = Desk::new(|settings| settings.memory_limit_bytes = 1 << 30);
+        desk.step(Input::Tick);
+        let began = Instant::now();
+        let orgs: Vec<&str> = orgs.iter().map(String::as_str).collect();
+        let effects = desk.read(&orgs);
+        assert_eq!(desk.deliver(&effects).len(), orgs.len());
+        desk.at(desk.now_ms + 10_000);
+        assert_eq!(desk.state.gauges().orgs, 0);
+        began.elapsed().as_secs_f64() / orgs.len() as f64
+    };
+    let few = (0..5)
+        .map(|_| time(&names[..1_000]))
+        .fold(f64::MAX, f64::min);
+    let many = time(&names);
+    assert!(
+        many < few * 20.0,
+        "{:.1} us against {:.1} us an org",
+        many * 1e6,
+        few * 1e6
+    );
+}
