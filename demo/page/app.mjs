@@ -92,7 +92,7 @@ function startApplication({ person, token, realtime }) {
     onEvents: (batch) => {
       const lines = events.add(batch);
       readAnew(batch, { jobs, flags })
-        .then(() => lines.forEach((line) => tell(line, { jobs, flags })))
+        .then(() => tell(lines, { jobs, flags }))
         .catch(reportTrouble);
     },
     onState: (state) => {
@@ -133,31 +133,43 @@ function readAnew(batch, { jobs, flags }) {
 }
 
 /**
- * Names what an event's ids stand for, now that the rows are read, and tells the person of it
- * unless they did it themselves, here.
+ * Names what the ids of a message stand for, now that the rows are read, and tells the person of
+ * it unless they did it themselves, here.
  *
- * @param {import('./events.mjs').Line} line
+ * @param {import('./events.mjs').Line[]} lines
  * @param {Views} views
  */
-function tell({ kind, label, events }, { jobs, flags }) {
-  const isOwn = events[0].origin === origin;
-  if (kind.endsWith('.refresh') || events.length > TOLD_MAX) {
-    const count = events.reduce((sum, event) => sum + (event.count ?? 1), 0);
-    if (!isOwn) toast(`${format(count)} ${entityOf(events[0])}s changed`);
-    return;
-  }
-  for (const { ids = {} } of events) {
-    const row = flags.find(String(ids.flag_id)) ?? jobs.find(String(ids.job_id));
-    if (!row) continue; // It is gone already.
-    const state =
-      'reason' in row
-        ? `flag ${row.resolved ? 'resolved' : 'raised'}, ${row.reason.toLowerCase()}`
-        : STATUSES[row.status].toLowerCase();
-    const text = `${nameOf(row)}: ${state}`;
+function tell(lines, views) {
+  const foreign = lines.flatMap(({ events }) => events).filter((event) => event.origin !== origin);
+  const isFlood = foreign.length > TOLD_MAX || foreign.some(({ count }) => count);
+  for (const { label, events } of lines) {
+    if (events.length > 1 || events[0].count) continue;
+    const text = describeRow(events[0], views);
+    if (!text) continue; // The row is gone already.
     label.title = label.textContent ?? '';
     label.textContent = text;
-    if (!isOwn) toast(text);
+    if (!isFlood && events[0].origin !== origin) toast(text);
   }
+  if (!isFlood) return;
+  for (const entity of new Set(foreign.map(entityOf))) {
+    const concerned = foreign.filter((event) => entityOf(event) === entity);
+    const count = concerned.reduce((sum, event) => sum + (event.count ?? 1), 0);
+    toast(`${format(count)} ${entity}s changed`);
+  }
+}
+
+/**
+ * @param {import('./live.mjs').Event} event
+ * @param {Views} views
+ */
+function describeRow({ ids = {} }, { jobs, flags }) {
+  const row = flags.find(String(ids.flag_id)) ?? jobs.find(String(ids.job_id));
+  if (!row) return null;
+  const state =
+    'reason' in row
+      ? `flag ${row.resolved ? 'resolved' : 'raised'}, ${row.reason.toLowerCase()}`
+      : STATUSES[row.status].toLowerCase();
+  return `${nameOf(row)}: ${state}`;
 }
 
 function reportTrouble(/** @type {Error} */ error) {

@@ -14,7 +14,7 @@ const BAR_MS = 1_000;
 const PROMISE_MS = 100;
 
 /** @typedef {import('./live.mjs').Event} Event */
-/** @typedef {{ kind: string, label: HTMLElement, events: Event[] }} Line */
+/** @typedef {{ label: HTMLElement, events: Event[] }} Line */
 
 /** @param {{ origin: string }} options this tab's origin */
 export function createEvents({ origin }) {
@@ -120,7 +120,7 @@ function createLine(events, isOwn) {
     time,
     label,
   );
-  return { element: line, kind, label, time, events };
+  return { element: line, label, time, events };
 }
 
 /** @param {Event[]} events */

@@ -7,6 +7,8 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { startCluster } from '../../pgrx-tests/harness/cluster.mjs';
+import { waitUntil } from '../../pgrx-tests/harness/wait.mjs';
+import { startRealtime } from '../realtime/server.mjs';
 import { startDemo } from '../stack.mjs';
 
 /** @type {import('../../pgrx-tests/harness/cluster.mjs').Cluster} */
@@ -45,6 +47,28 @@ test('a demo in an own database works, and leaves it as it was', async () => {
   await psql(readFileSync(new URL('../schema.sql', import.meta.url), 'utf8'));
   await (await startDemo({ databaseUrl: url })).stop();
   assert.equal(await psql(tables), '0');
+});
+
+test("a Realtime of one's own is broadcast through, and not switched", async () => {
+  const { url, psql } = await createDatabase('whole');
+  const jwtSecret = 'a secret of this project';
+  const realtime = await startRealtime({ databaseUrl: url, jwtSecret });
+  try {
+    const demo = await startDemo({ databaseUrl: url, realtimeUrl: realtime.url, jwtSecret });
+    await psql(`update cataloging_jobs set status = 'done' where number = 5 and status <> 'done'`);
+    await waitUntil(() => realtime.stats().messages, 'a message of each organisation', {
+      accept: (messages) => messages === 2,
+    });
+    const refused = await fetch(`${demo.url}/api/realtime`, {
+      method: 'POST',
+      body: '{"running": false}',
+    });
+    assert.equal(refused.status, 409);
+    await demo.stop();
+    assert.equal((await fetch(`${realtime.url}/healthcheck`)).status, 200);
+  } finally {
+    await realtime.stop();
+  }
 });
 
 test("tables of one's own are left alone", async () => {
