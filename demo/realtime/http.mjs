@@ -78,7 +78,7 @@ const BROKEN = { status: 500, json: 'Internal Server Error' };
  *   response: import('node:http').ServerResponse) => Promise<void>}
  */
 export function createHandler(services) {
-  const { outage, tenant, options } = services;
+  const { outage, tenant, options, state } = services;
   return async (request, response) => {
     await outage.over();
     tenant.totals.requests += 1;
@@ -92,6 +92,7 @@ export function createHandler(services) {
       answer = BROKEN;
     }
     await outage.over();
+    if (state.stopping) headers.connection = 'close';
     if (answer.status >= 400) tenant.totals.refusals += 1;
     send(response, answer, headers);
   };

@@ -126,8 +126,10 @@ async function stop(server, sockets, { state, outage, presence, tail, database }
     }
     socket.close(CLOSE_SERVICE_RESTART);
   }
-  const dropAll = setTimeout(() => sockets.forEach((socket) => socket.drop()), CLOSE_TIMEOUT_MS);
-  server.closeIdleConnections();
+  const dropAll = setTimeout(() => {
+    for (const socket of sockets) socket.drop();
+    server.closeAllConnections();
+  }, CLOSE_TIMEOUT_MS);
   await closed;
   clearTimeout(dropAll);
   presence.close();
