@@ -143,10 +143,8 @@ fn nth_event_id(event_id: Uuid, n: i32) -> Uuid {
 }
 
 #[pg_extern(sql = false)]
-fn source_counts() -> TableIterator<
-    'static,
-    (name!(source_id, i32), name!(null_orgs, i64), name!(truncates, i64)),
-> {
+fn source_counts()
+-> TableIterator<'static, (name!(source_id, i32), name!(null_orgs, i64), name!(truncates, i64))> {
     let counts = shmem::shared().map(|shared| shared.counts(worker::database()));
     TableIterator::new(counts.unwrap_or_default())
 }

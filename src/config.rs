@@ -114,113 +114,33 @@ const fn option(
     default: Option<&'static str>,
     description: &'static str,
 ) -> OptionSpec {
-    OptionSpec {
-        name,
-        value_type,
-        default,
-        description,
-    }
+    OptionSpec { name, value_type, default, description }
 }
 
 /// Every option, in the order in which people ask for them.
 pub const OPTIONS: &[OptionSpec] = &[
-    option(
-        "url",
-        "text",
-        None,
-        "base address; /api/broadcast is appended; required",
-    ),
-    option(
-        "secret",
-        "text",
-        None,
-        "name of a secret that holds a service_role token",
-    ),
-    option(
-        "key_file",
-        "text",
-        None,
-        "file that holds a token, readable by the server's user",
-    ),
-    option(
-        "vault_secret",
-        "text",
-        None,
-        "name of a token in Supabase Vault; not available yet",
-    ),
+    option("url", "text", None, "base address; /api/broadcast is appended; required"),
+    option("secret", "text", None, "name of a secret that holds a service_role token"),
+    option("key_file", "text", None, "file that holds a token, readable by the server's user"),
+    option("vault_secret", "text", None, "name of a token in Supabase Vault; not available yet"),
     option(
         "jwt_secret",
         "text",
         None,
         "name of a secret that holds the project's JWT secret; tokens are signed with it",
     ),
-    option(
-        "start",
-        "text",
-        Some("now"),
-        "where a new sink begins: now or beginning",
-    ),
+    option("start", "text", Some("now"), "where a new sink begins: now or beginning"),
     option("private", "boolean", Some("true"), "private channels"),
-    option(
-        "window_ms",
-        "integer",
-        Some("250"),
-        "time in which an org gets one message back",
-    ),
-    option(
-        "burst",
-        "integer",
-        Some("4"),
-        "messages an org may send at once",
-    ),
-    option(
-        "message_events_max",
-        "integer",
-        Some("500"),
-        "most events in a message",
-    ),
-    option(
-        "message_bytes_max",
-        "integer",
-        Some("262144"),
-        "most bytes in a message",
-    ),
-    option(
-        "events_per_second",
-        "integer",
-        Some("100"),
-        "the tenant's limit; 0 is none",
-    ),
-    option(
-        "connections",
-        "integer",
-        Some("4"),
-        "lanes: requests at a time",
-    ),
-    option(
-        "timeout_ms",
-        "integer",
-        Some("5000"),
-        "deadline of one request",
-    ),
-    option(
-        "retries",
-        "integer",
-        Some("3"),
-        "retries of an event before it is a dead letter",
-    ),
-    option(
-        "order",
-        "text",
-        Some("relaxed"),
-        "of an org while an event is retried, or strict",
-    ),
-    option(
-        "ca_file",
-        "text",
-        None,
-        "certificate authorities to trust instead of the public ones",
-    ),
+    option("window_ms", "integer", Some("250"), "time in which an org gets one message back"),
+    option("burst", "integer", Some("4"), "messages an org may send at once"),
+    option("message_events_max", "integer", Some("500"), "most events in a message"),
+    option("message_bytes_max", "integer", Some("262144"), "most bytes in a message"),
+    option("events_per_second", "integer", Some("100"), "the tenant's limit; 0 is none"),
+    option("connections", "integer", Some("4"), "lanes: requests at a time"),
+    option("timeout_ms", "integer", Some("5000"), "deadline of one request"),
+    option("retries", "integer", Some("3"), "retries of an event before it is a dead letter"),
+    option("order", "text", Some("relaxed"), "of an org while an event is retried, or strict"),
+    option("ca_file", "text", None, "certificate authorities to trust instead of the public ones"),
 ];
 
 impl SinkOptions {
@@ -243,10 +163,8 @@ impl SinkOptions {
         Ok(Self {
             url: parse_url(options.text("url")?)?,
             credential: parse_credential(kind, &options)?,
-            start: options.choice(
-                "start",
-                &[("now", Start::Now), ("beginning", Start::Beginning)],
-            )?,
+            start: options
+                .choice("start", &[("now", Start::Now), ("beginning", Start::Beginning)])?,
             private: options.boolean("private")?,
             window_ms: options.integer("window_ms", bounds::WINDOW_MS)?,
             burst: options.integer("burst", bounds::BURST)? as u32,
@@ -259,10 +177,8 @@ impl SinkOptions {
             connections: options.integer("connections", bounds::CONNECTIONS)? as usize,
             timeout_ms: options.integer("timeout_ms", bounds::TIMEOUT_MS)?,
             retries: options.integer("retries", bounds::RETRIES)? as u32,
-            order: options.choice(
-                "order",
-                &[("relaxed", Order::Relaxed), ("strict", Order::Strict)],
-            )?,
+            order: options
+                .choice("order", &[("relaxed", Order::Relaxed), ("strict", Order::Strict)])?,
             ca_file: options.text("ca_file")?.map(parse_path).transpose()?,
         })
     }
@@ -270,42 +186,28 @@ impl SinkOptions {
 
 fn parse_credential(kind: SinkKind, options: &Given) -> Result<Credential, Error> {
     if options.text("vault_secret")?.is_some() {
-        return Err(
-            Error::new(ErrorKind::NotSupported, "vault_secret is not available yet")
-                .hint("Use secret (with outbox.set_secret), key_file or jwt_secret."),
-        );
+        return Err(Error::new(ErrorKind::NotSupported, "vault_secret is not available yet")
+            .hint("Use secret (with outbox.set_secret), key_file or jwt_secret."));
     }
     let given = [
-        options
-            .text("secret")?
-            .map(|name| Credential::Secret(name.into())),
-        options
-            .text("key_file")?
-            .map(parse_path)
-            .transpose()?
-            .map(Credential::KeyFile),
-        options
-            .text("jwt_secret")?
-            .map(|name| Credential::JwtSecret(name.into())),
+        options.text("secret")?.map(|name| Credential::Secret(name.into())),
+        options.text("key_file")?.map(parse_path).transpose()?.map(Credential::KeyFile),
+        options.text("jwt_secret")?.map(|name| Credential::JwtSecret(name.into())),
     ];
     let mut given = given.into_iter().flatten();
     match (given.next(), given.next()) {
         (Some(credential), None) => Ok(credential),
         (Some(_), Some(_)) => Err(invalid("more than one credential for the sink".into())
             .hint("Give one of secret, key_file and jwt_secret.")),
-        (None, _) => Err(
-            invalid(format!("a sink of kind {} needs a credential", kind.name()))
-                .hint("Give secret (a name set with outbox.set_secret), key_file or jwt_secret."),
-        ),
+        (None, _) => Err(invalid(format!("a sink of kind {} needs a credential", kind.name()))
+            .hint("Give secret (a name set with outbox.set_secret), key_file or jwt_secret.")),
     }
 }
 
 fn parse_path(path: &str) -> Result<String, Error> {
     if !path.starts_with('/') {
-        return Err(
-            invalid(format!("not an absolute path: \"{}\"", excerpt(path)))
-                .hint("The server has a working directory of its own; name files from the root."),
-        );
+        return Err(invalid(format!("not an absolute path: \"{}\"", excerpt(path)))
+            .hint("The server has a working directory of its own; name files from the root."));
     }
     Ok(path.into())
 }
@@ -328,22 +230,15 @@ fn parse_url(url: Option<&str>) -> Result<String, Error> {
         Some(_) => return Err(refused("only http and https are possible")),
         None => return Err(refused("it has no scheme")),
     };
-    if url
-        .bytes()
-        .any(|byte| byte.is_ascii_control() || byte == b' ' || !byte.is_ascii())
-    {
+    if url.bytes().any(|byte| byte.is_ascii_control() || byte == b' ' || !byte.is_ascii()) {
         return Err(refused("it has spaces, control or non-ASCII characters"));
     }
     if url.contains(['?', '#', '\\']) {
-        return Err(refused(
-            "a base address has no query, fragment or backslash",
-        ));
+        return Err(refused("a base address has no query, fragment or backslash"));
     }
     let authority = rest.split('/').next().unwrap_or_default();
     if authority.contains('@') {
-        return Err(refused(
-            "it has a user name or password; use secret or key_file",
-        ));
+        return Err(refused("it has a user name or password; use secret or key_file"));
     }
     check_authority(authority).map_err(refused)?;
     Ok(url.trim_end_matches('/').into())
@@ -420,12 +315,10 @@ impl Given {
             Some(Value::Number(number)) => number.as_u64(),
             Some(_) => None,
         };
-        number
-            .filter(|number| bounds.contains(number))
-            .ok_or_else(|| {
-                let (low, high) = (bounds.start(), bounds.end());
-                unfit(name, format!("must be a whole number from {low} to {high}"))
-            })
+        number.filter(|number| bounds.contains(number)).ok_or_else(|| {
+            let (low, high) = (bounds.start(), bounds.end());
+            unfit(name, format!("must be a whole number from {low} to {high}"))
+        })
     }
 
     fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<T, Error> {
@@ -453,10 +346,7 @@ fn check_name(name: &str) -> Result<(), Error> {
     if OPTIONS.iter().any(|spec| spec.name == name) {
         return Ok(());
     }
-    let nearest = OPTIONS
-        .iter()
-        .map(|spec| (distance(name, spec.name), spec.name))
-        .min();
+    let nearest = OPTIONS.iter().map(|spec| (distance(name, spec.name), spec.name)).min();
     let names: Vec<&str> = OPTIONS.iter().map(|spec| spec.name).collect();
     let hint = match nearest {
         // A third of the letters may be wrong; beyond that the guess is no help.
@@ -490,10 +380,7 @@ fn distance(from: &str, to: &str) -> usize {
 
 /// Enough of a name to recognise it by.
 fn excerpt(name: &str) -> String {
-    name.chars()
-        .filter(|letter| !letter.is_control())
-        .take(63)
-        .collect()
+    name.chars().filter(|letter| !letter.is_control()).take(63).collect()
 }
 
 fn invalid(message: String) -> Error {

@@ -88,10 +88,7 @@ fn the_table_of_options_and_the_parser_agree() {
 fn an_unknown_name_is_refused_with_the_nearest_or_all() {
     let hint = |option: &str| {
         let error = with(option).unwrap_err();
-        assert!(
-            error.message.starts_with("unknown sink option"),
-            "{error:?}"
-        );
+        assert!(error.message.starts_with("unknown sink option"), "{error:?}");
         error.hint.unwrap()
     };
     assert_eq!(hint(r#""windw_ms":1"#), "Perhaps you mean \"window_ms\".");
@@ -116,25 +113,16 @@ fn numbers_have_bounds_and_are_whole() {
         ("retries", 0, 100),
     ] {
         for value in [low, high] {
-            assert!(
-                with(&format!("\"{name}\":{value}")).is_ok(),
-                "{name} {value}"
-            );
+            assert!(with(&format!("\"{name}\":{value}")).is_ok(), "{name} {value}");
         }
         for value in [low - 1, high + 1] {
             let message = refused(with(&format!("\"{name}\":{value}")));
-            assert!(
-                message.contains(&format!("from {low} to {high}")),
-                "{message}"
-            );
+            assert!(message.contains(&format!("from {low} to {high}")), "{message}");
         }
         for value in ["1.5", "\"1\"", "true", "[1]", "1e30"] {
             refused(with(&format!("\"{name}\":{value}")));
         }
-        assert!(
-            with(&format!("\"{name}\":null")).is_ok(),
-            "null is not said"
-        );
+        assert!(with(&format!("\"{name}\":null")).is_ok(), "null is not said");
     }
 }
 
@@ -157,17 +145,12 @@ fn exactly_one_credential_is_needed() {
     let credential = |json: &str| parse(&format!(r#"{{"url":"http://h"{json}}}"#));
     assert!(refused(credential("")).contains("needs a credential"));
     assert!(refused(credential(r#","secret":"a","key_file":"/b""#)).contains("more than one"));
-    refused(credential(
-        r#","secret":"a","jwt_secret":"b","key_file":"/b""#,
-    ));
+    refused(credential(r#","secret":"a","jwt_secret":"b","key_file":"/b""#));
     refused(credential(r#","key_file":"b""#));
     let file = credential(r#","key_file":"/run/key""#).unwrap().credential;
     assert_eq!(file, Credential::KeyFile("/run/key".into()));
     let vault = credential(r#","vault_secret":"v""#).unwrap_err();
-    assert_eq!(
-        (vault.kind, vault.kind.sqlstate()),
-        (ErrorKind::NotSupported, "0A000")
-    );
+    assert_eq!((vault.kind, vault.kind.sqlstate()), (ErrorKind::NotSupported, "0A000"));
 }
 
 #[test]
@@ -216,10 +199,7 @@ fn addresses_that_cannot_are_refused_and_not_repeated() {
     ] {
         let error = url(bad).unwrap_err();
         assert_eq!(error.kind.sqlstate(), "22023", "{bad}");
-        assert!(
-            error.message.starts_with("invalid url: "),
-            "{bad}: {error:?}"
-        );
+        assert!(error.message.starts_with("invalid url: "), "{bad}: {error:?}");
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
     }
     assert!(refused(parse(r#"{"secret":"s"}"#)).contains("required"));
@@ -236,13 +216,9 @@ fn what_is_no_object_is_refused() {
 
 #[test]
 fn the_distance_is_that_of_levenshtein() {
-    for (from, to, expected) in [
-        ("", "", 0),
-        ("", "abc", 3),
-        ("abc", "", 3),
-        ("kitten", "sitting", 3),
-        ("flaw", "lawn", 2),
-    ] {
+    for (from, to, expected) in
+        [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("flaw", "lawn", 2)]
+    {
         assert_eq!(distance(from, to), expected, "{from} {to}");
     }
 }

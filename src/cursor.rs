@@ -41,11 +41,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// The snapshot that sees nothing: everything in the outbox is new to it.
     pub fn empty() -> Self {
-        Self {
-            xmin: FIRST_XID,
-            xmax: FIRST_XID,
-            xip: Arc::default(),
-        }
+        Self { xmin: FIRST_XID, xmax: FIRST_XID, xip: Arc::default() }
     }
 
     /// # Errors
@@ -53,16 +49,9 @@ impl Snapshot {
     pub fn new(xmin: u64, xmax: u64, xip: Vec<u64>) -> Result<Self, Error> {
         let inside = xip.iter().all(|xid| (xmin..xmax).contains(xid));
         if xmin > xmax || !inside || !xip.is_sorted_by(|a, b| a < b) {
-            return Err(Error::new(
-                ErrorKind::InvalidText,
-                "snapshot is out of order",
-            ));
+            return Err(Error::new(ErrorKind::InvalidText, "snapshot is out of order"));
         }
-        Ok(Self {
-            xmin,
-            xmax,
-            xip: xip.into(),
-        })
+        Ok(Self { xmin, xmax, xip: xip.into() })
     }
 
     /// Reads the text of a `pg_snapshot`: `xmin:xmax:xip,xip,…`.
@@ -155,10 +144,7 @@ impl Position {
 
     /// Within the window from `base` to `end`, everything up to `last_id` is done.
     pub fn within(base: Snapshot, end: Snapshot, last_id: EntryId) -> Self {
-        Self {
-            base,
-            window: Some(Window { end, last_id }),
-        }
+        Self { base, window: Some(Window { end, last_id }) }
     }
 
     /// Whether an entry is done.
@@ -169,9 +155,7 @@ impl Position {
 
     /// The snapshot up to which the reading that left this position has looked.
     pub fn horizon(&self) -> &Snapshot {
-        self.window
-            .as_ref()
-            .map_or(&self.base, |window| &window.end)
+        self.window.as_ref().map_or(&self.base, |window| &window.end)
     }
 
     /// Reads the text made by `Display`. Made for hostile input: bounded, and never a panic.

@@ -39,9 +39,7 @@ fn a_snapshot_has_the_text_of_postgres() {
     for text in ["3:3:", "10:20:10,14,19", "1:18446744073709551615:"] {
         assert_eq!(snapshot(text).to_string(), text);
     }
-    for text in [
-        "", "1", "1:2", "a:2:", "1:2:x", "2:1:", "1:3:3", "1:9:5,4", "1:9:5,5", "1:9:,",
-    ] {
+    for text in ["", "1", "1:2", "a:2:", "1:2:x", "2:1:", "1:3:3", "1:9:5,4", "1:9:5,5", "1:9:,"] {
         let error = Snapshot::parse(text).unwrap_err();
         assert_eq!(error.kind, ErrorKind::InvalidText, "{text:?}");
     }
@@ -61,10 +59,7 @@ fn covering_is_what_its_definition_says() {
     let mut below = numbers(1);
     let mut covered = 0;
     for _ in 0..200_000 {
-        let (a, b) = (
-            random_snapshot(&mut below, 6),
-            random_snapshot(&mut below, 6),
-        );
+        let (a, b) = (random_snapshot(&mut below, 6), random_snapshot(&mut below, 6));
         let expected = (0..30).all(|xid| !b.sees(xid) || a.sees(xid));
         assert_eq!(a.covers(&b), expected, "{a} covers {b}");
         covered += u32::from(expected);
@@ -77,14 +72,8 @@ fn a_position_covers_its_base_and_the_done_part_of_its_window() {
     let position = Position::within(snapshot("10:10:"), snapshot("15:20:15"), EntryId(100));
     assert!(position.covers(9, EntryId(500)), "base");
     assert!(position.covers(12, EntryId(100)), "in the window, done");
-    assert!(
-        !position.covers(12, EntryId(101)),
-        "in the window, not reached"
-    );
-    assert!(
-        !position.covers(15, EntryId(1)),
-        "in progress at the end of the window"
-    );
+    assert!(!position.covers(12, EntryId(101)), "in the window, not reached");
+    assert!(!position.covers(15, EntryId(1)), "in progress at the end of the window");
     assert!(!position.covers(20, EntryId(1)), "after the window");
     assert!(!Position::at(snapshot("10:10:")).covers(10, EntryId(1)));
 }
@@ -96,10 +85,7 @@ fn a_position_survives_its_text() {
         let span = if round % 2 == 0 { 40 } else { 2_000 };
         let position = random_position(&mut below, span);
         let text = position.to_string();
-        assert!(
-            text.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        );
+        assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
         assert_eq!(Position::parse(&text).unwrap(), position);
     }
     let far = Snapshot::new(u64::MAX - 9, u64::MAX, vec![u64::MAX - 1]).unwrap();
@@ -124,10 +110,7 @@ fn what_was_changed_is_refused_or_another_position_and_never_a_panic() {
         let position = random_position(&mut below, 30);
         let text = position.to_string();
         for length in 0..text.len() {
-            assert!(
-                Position::parse(&text[..length]).is_err(),
-                "{text} cut to {length}"
-            );
+            assert!(Position::parse(&text[..length]).is_err(), "{text} cut to {length}");
         }
         assert!(Position::parse(&format!("{text}A")).is_err());
         let mut bytes = text.clone().into_bytes();
@@ -159,14 +142,8 @@ fn a_hostile_cursor_is_refused_with_a_reason() {
         error.detail.unwrap()
     };
     assert_eq!(reason(""), "The text is empty.");
-    assert_eq!(
-        reason(&"A".repeat(TEXT_BYTES_MAX + 1)),
-        "The text is too long."
-    );
-    assert_eq!(
-        reason("'; drop table x"),
-        "The text is not of a cursor's alphabet."
-    );
+    assert_eq!(reason(&"A".repeat(TEXT_BYTES_MAX + 1)), "The text is too long.");
+    assert_eq!(reason("'; drop table x"), "The text is not of a cursor's alphabet.");
     assert_eq!(reason("é"), "The text is not of a cursor's alphabet.");
     assert_eq!(
         reason(&URL_SAFE_NO_PAD.encode([9, 1, 1])),
@@ -176,8 +153,5 @@ fn a_hostile_cursor_is_refused_with_a_reason() {
     let mut bytes = vec![TEXT_VERSION, 3, 9];
     bytes.extend([0xff; 9]);
     bytes.push(0x01);
-    assert_eq!(
-        reason(&URL_SAFE_NO_PAD.encode(bytes)),
-        "The text was cut or changed."
-    );
+    assert_eq!(reason(&URL_SAFE_NO_PAD.encode(bytes)), "The text was cut or changed.");
 }

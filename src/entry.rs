@@ -7,11 +7,11 @@
 )]
 
 use crate::error::{Error, ErrorKind};
+use crate::pg::call::arguments;
 use crate::pg::report::raise;
 use crate::pg::trigger::TriggerCall;
-use crate::pg::call::arguments;
-use crate::{api, capture, doorbell};
 use crate::relay::{self, launcher};
+use crate::{api, capture, doorbell};
 use doorbell::News;
 use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::*;

@@ -84,14 +84,8 @@ pub fn write_payload(out: &mut Vec<u8>, message: &Message, limits: Limits) -> Ta
     json::write_bytes(out, b",\"events\":[");
 
     let mut selection = Selection::default();
-    selection.read(
-        &message.entries,
-        limits.events_max.saturating_mul(DISTINCT_FACTOR),
-    );
-    let end = start
-        + limits
-            .bytes_max
-            .saturating_sub(selection.reserve() + b"]}".len());
+    selection.read(&message.entries, limits.events_max.saturating_mul(DISTINCT_FACTOR));
+    let end = start + limits.bytes_max.saturating_sub(selection.reserve() + b"]}".len());
     let listed = selection.write_events(out, limits.events_max, end);
     let refreshes = selection.write_refreshes(out, listed == 0);
     json::write_bytes(out, b"]}");
@@ -145,13 +139,9 @@ impl<'a> Selection<'a> {
     fn read(&mut self, entries: &'a [Arc<Entry>], distinct_max: usize) {
         let mut newest = HashMap::new();
         for entry in entries {
-            let parts = (newest.len() < distinct_max)
-                .then(|| split(entry))
-                .flatten();
+            let parts = (newest.len() < distinct_max).then(|| split(entry)).flatten();
             match parts {
-                Some(events) => events
-                    .into_iter()
-                    .for_each(|event| self.add(event, &mut newest)),
+                Some(events) => events.into_iter().for_each(|event| self.add(event, &mut newest)),
                 None => self.defer(entry, entry.event_id, entry.event_count),
             }
         }
@@ -175,9 +165,7 @@ impl<'a> Selection<'a> {
 
     /// Leaves `count` events, of which `first` is the first, to the refresh of their entity.
     fn defer(&mut self, entry: &'a Entry, first: EventId, count: u32) {
-        let EventKind {
-            event_type, topic, ..
-        } = &*entry.kind;
+        let EventKind { event_type, topic, .. } = &*entry.kind;
         let last = first.plus(count.saturating_sub(1));
         let known = self.refreshes.iter_mut().rev();
         let mut known = known.filter(|r| *r.entity == *event_type.entity && *r.topic == **topic);
@@ -205,19 +193,13 @@ impl<'a> Selection<'a> {
             let kind = &*event.entry.kind;
             (&*kind.topic, &*kind.event_type.entity)
         });
-        let refreshes = self
-            .refreshes
-            .iter()
-            .map(|refresh| (refresh.topic, refresh.entity));
+        let refreshes = self.refreshes.iter().map(|refresh| (refresh.topic, refresh.entity));
         for name in events.chain(refreshes) {
             if names.last() != Some(&name) && !names.contains(&name) {
                 names.push(name);
             }
         }
-        names
-            .iter()
-            .map(|(topic, entity)| REFRESH_BYTES + topic.len() + entity.len())
-            .sum()
+        names.iter().map(|(topic, entity)| REFRESH_BYTES + topic.len() + entity.len()).sum()
     }
 
     /// Writes what fits before `end`, up to `events_max`; returns how many. Leaves the rest to
@@ -263,13 +245,9 @@ impl<'a> Selection<'a> {
             json::write_bytes(out, b",\"count\":");
             json::write_number(out, refresh.count);
             json::write_bytes(out, b",\"first_event_id\":\"");
-            refresh
-                .first
-                .with_text(|text| json::write_bytes(out, text.as_bytes()));
+            refresh.first.with_text(|text| json::write_bytes(out, text.as_bytes()));
             json::write_bytes(out, b"\",\"last_event_id\":\"");
-            refresh
-                .last
-                .with_text(|text| json::write_bytes(out, text.as_bytes()));
+            refresh.last.with_text(|text| json::write_bytes(out, text.as_bytes()));
             json::write_bytes(out, b"\"}");
         }
         self.refreshes.len() as u64
@@ -303,9 +281,7 @@ fn write_event(out: &mut Vec<u8>, event: &Event) -> bool {
     let entry = event.entry;
     let kind = &*entry.kind;
     json::write_bytes(out, b"{\"event_id\":\"");
-    event
-        .event_id
-        .with_text(|text| json::write_bytes(out, text.as_bytes()));
+    event.event_id.with_text(|text| json::write_bytes(out, text.as_bytes()));
     json::write_bytes(out, b"\",\"event_type\":");
     json::write_text(out, &kind.event_type.name);
     if kind.version != 1 {

@@ -5,20 +5,14 @@ use super::*;
 use crate::cursor::Snapshot;
 use crate::event::{EntryId, EventType};
 
-const LIMITS: Limits = Limits {
-    events_max: 500,
-    bytes_max: 262_144,
-};
+const LIMITS: Limits = Limits { events_max: 500, bytes_max: 262_144 };
 
 /// 2026-11-24T17:00:00.123Z.
 const AT_US: i64 = 1_795_539_600_123_456;
 
 fn kind(name: &str, key_names: &[&str]) -> Arc<EventKind> {
     Arc::new(EventKind {
-        event_type: EventType {
-            name: name.into(),
-            entity: name.split('.').next().unwrap().into(),
-        },
+        event_type: EventType { name: name.into(), entity: name.split('.').next().unwrap().into() },
         topic: "cataloging".into(),
         key_names: key_names.iter().map(|&name| name.into()).collect(),
         version: 1,
@@ -65,10 +59,7 @@ fn write(entries: Vec<Entry>, limits: Limits) -> (Value, Tally) {
 }
 
 fn events(entries: Vec<Entry>, limits: Limits) -> Vec<Value> {
-    write(entries, limits).0["events"]
-        .as_array()
-        .unwrap()
-        .clone()
+    write(entries, limits).0["events"].as_array().unwrap().clone()
 }
 
 #[test]
@@ -96,10 +87,7 @@ fn a_run_is_its_events_one_by_one() {
     let ids: Vec<&Value> = events.iter().map(|event| &event["ids"]["job_id"]).collect();
     assert_eq!(ids, [&json!(1), &json!("two"), &json!(3)]);
     let event_ids: Vec<&Value> = events.iter().map(|event| &event["event_id"]).collect();
-    assert_eq!(
-        event_ids,
-        [&json!(id_text(7)), &json!(id_text(8)), &json!(id_text(9))]
-    );
+    assert_eq!(event_ids, [&json!(id_text(7)), &json!(id_text(8)), &json!(id_text(9))]);
 }
 
 #[test]
@@ -110,10 +98,7 @@ fn keys_are_copied_to_the_last_digit() {
     write_payload(&mut out, &message(vec![entry(&job, 1, ids)]), LIMITS);
     let text = String::from_utf8(out).unwrap();
     for key in ["9007199254740993.10", r#""\u00e9\"""#, "null", "1e400"] {
-        assert!(
-            text.contains(&format!(r#"{{"job_id":{key}}}"#)),
-            "{key} in {text}"
-        );
+        assert!(text.contains(&format!(r#"{{"job_id":{key}}}"#)), "{key} in {text}");
     }
 }
 
@@ -147,10 +132,7 @@ fn origin_data_and_version_travel_when_they_are_there() {
     assert_eq!(events[0]["version"], json!(2));
     assert_eq!((tally.messages, tally.listed, tally.refreshes), (1, 2, 0));
 
-    let (payload, _) = write(
-        vec![entry(&kind("job.updated", &["job_id"]), 1, "[1]")],
-        LIMITS,
-    );
+    let (payload, _) = write(vec![entry(&kind("job.updated", &["job_id"]), 1, "[1]")], LIMITS);
     let members: Vec<&String> = payload["events"][0].as_object().unwrap().keys().collect();
     assert_eq!(members, ["at", "event_id", "event_type", "ids", "topic"]);
 }
@@ -172,10 +154,7 @@ fn names_with_quotes_do_not_break_out() {
 
 #[test]
 fn what_repeats_is_collapsed_to_the_newest() {
-    let (updated, deleted) = (
-        kind("job.updated", &["job_id"]),
-        kind("job.deleted", &["job_id"]),
-    );
+    let (updated, deleted) = (kind("job.updated", &["job_id"]), kind("job.deleted", &["job_id"]));
     let mut echo = entry(&updated, 5, "[1]");
     echo.origin = Some("tab".into());
     let entries = vec![
@@ -195,20 +174,14 @@ fn what_repeats_is_collapsed_to_the_newest() {
 
 #[test]
 fn beyond_the_number_of_events_one_refresh_stands_for_each_entity() {
-    let (job, flag) = (
-        kind("job.updated", &["job_id"]),
-        kind("flag.created", &["flag_id"]),
-    );
+    let (job, flag) = (kind("job.updated", &["job_id"]), kind("flag.created", &["flag_id"]));
     let entries = vec![
         entry(&job, 1, "[1,2]"),
         entry(&flag, 3, "[1]"),
         entry(&job, 4, "[3,4]"),
         entry(&flag, 6, "[2,3]"),
     ];
-    let limits = Limits {
-        events_max: 3,
-        ..LIMITS
-    };
+    let limits = Limits { events_max: 3, ..LIMITS };
     let (payload, tally) = write(entries, limits);
     let events = payload["events"].as_array().unwrap();
     assert_eq!(events.len(), 5);
@@ -227,13 +200,7 @@ fn repeats_leave_room_for_others() {
     let job = kind("job.updated", &["job_id"]);
     let repeated = (0..100).map(|n| entry(&job, n, "[7]"));
     let entries = repeated.chain([entry(&job, 100, "[8]")]).collect();
-    let (_, tally) = write(
-        entries,
-        Limits {
-            events_max: 2,
-            ..LIMITS
-        },
-    );
+    let (_, tally) = write(entries, Limits { events_max: 2, ..LIMITS });
     assert_eq!((tally.listed, tally.collapsed, tally.refreshes), (2, 99, 0));
 }
 
@@ -245,10 +212,7 @@ fn a_backlog_is_counted_and_not_taken_apart() {
         entry(&job, n * 50, &format!("[{}]", ids.join(",")))
     };
     let (payload, tally) = write((0..4_000).map(run).collect(), LIMITS);
-    assert_eq!(
-        (tally.listed, tally.collapsed, tally.refreshes),
-        (500, 0, 1)
-    );
+    assert_eq!((tally.listed, tally.collapsed, tally.refreshes), (500, 0, 1));
     let refresh = &payload["events"][500];
     assert_eq!(refresh["count"], json!(199_500));
     assert_eq!(refresh["first_event_id"], json!(id_text(500)));
@@ -257,25 +221,15 @@ fn a_backlog_is_counted_and_not_taken_apart() {
 
 #[test]
 fn a_message_keeps_its_size() {
-    let (job, flag) = (
-        kind("job.updated", &["job_id"]),
-        kind("flag.created", &["flag_id"]),
-    );
+    let (job, flag) = (kind("job.updated", &["job_id"]), kind("flag.created", &["flag_id"]));
     for bytes_max in [1_000, 2_000, 4_096, 20_000] {
         let entries = (0..200).map(|n| {
             let kind = if n % 2 == 0 { &job } else { &flag };
             entry(kind, n, &format!("[\"{}\"]", "k".repeat(n as usize)))
         });
-        let limits = Limits {
-            bytes_max,
-            ..LIMITS
-        };
+        let limits = Limits { bytes_max, ..LIMITS };
         let (payload, tally) = write(entries.collect(), limits);
-        assert!(
-            tally.bytes <= bytes_max as u64,
-            "{} of {bytes_max}",
-            tally.bytes
-        );
+        assert!(tally.bytes <= bytes_max as u64, "{} of {bytes_max}", tally.bytes);
         assert!(tally.listed > 0 && tally.refreshes == 2, "{tally:?}");
         // What is listed is the oldest part, and nothing is missing.
         let events = payload["events"].as_array().unwrap();
@@ -283,10 +237,7 @@ fn a_message_keeps_its_size() {
         for (place, event) in listed.iter().enumerate() {
             assert_eq!(event["event_id"], json!(id_text(place as u32)));
         }
-        let counted: u64 = refreshes
-            .iter()
-            .map(|event| event["count"].as_u64().unwrap())
-            .sum();
+        let counted: u64 = refreshes.iter().map(|event| event["count"].as_u64().unwrap()).sum();
         assert_eq!(counted + tally.listed, 200);
     }
 }
@@ -295,10 +246,7 @@ fn a_message_keeps_its_size() {
 fn an_event_too_large_for_any_message_is_a_refresh_and_the_others_are_listed() {
     let job = kind("job.updated", &["job_id"]);
     let large = entry(&job, 2, &format!("[\"{}\"]", "x".repeat(1_000_000)));
-    let events = events(
-        vec![entry(&job, 1, "[1]"), large, entry(&job, 3, "[3]")],
-        LIMITS,
-    );
+    let events = events(vec![entry(&job, 1, "[1]"), large, entry(&job, 3, "[3]")], LIMITS);
     assert_eq!(events.len(), 3);
     assert_eq!(events[1]["ids"], json!({"job_id": 3}));
     assert_eq!(events[2]["event_type"], json!("refresh"));
@@ -310,10 +258,7 @@ fn an_event_too_large_for_any_message_is_a_refresh_and_the_others_are_listed() {
 
 #[test]
 fn damaged_text_is_a_refresh_and_never_a_broken_message() {
-    let (one, two) = (
-        kind("job.updated", &["job_id"]),
-        kind("job.updated", &["a", "b"]),
-    );
+    let (one, two) = (kind("job.updated", &["job_id"]), kind("job.updated", &["a", "b"]));
     let object = kind("job.updated", &[]);
     let mut too_few = entry(&one, 10, "[1]");
     too_few.event_count = 3;
@@ -336,11 +281,7 @@ fn damaged_text_is_a_refresh_and_never_a_broken_message() {
     for (entry, count) in damaged {
         let ids = entry.ids.clone();
         let (payload, tally) = write(vec![entry], LIMITS);
-        assert_eq!(
-            payload["events"][0]["event_type"],
-            json!("refresh"),
-            "{ids}"
-        );
+        assert_eq!(payload["events"][0]["event_type"], json!("refresh"), "{ids}");
         assert_eq!(payload["events"][0]["count"], json!(count), "{ids}");
         assert_eq!((tally.listed, tally.refreshes), (0, 1));
     }

@@ -30,11 +30,7 @@ impl EventId {
 
     /// The identity of the event that is `n` places further in the same run.
     pub const fn plus(self, n: u32) -> Self {
-        Self(
-            u128::from_be_bytes(self.0)
-                .wrapping_add(n as u128)
-                .to_be_bytes(),
-        )
+        Self(u128::from_be_bytes(self.0).wrapping_add(n as u128).to_be_bytes())
     }
 
     /// Gives the lower-case hyphenated text to `use_text`, without an allocation.
@@ -47,11 +43,7 @@ impl EventId {
             }
             for nibble in [byte >> 4, byte & 0x0f] {
                 if let Some(place) = places.next() {
-                    *place = if nibble < 10 {
-                        b'0' + nibble
-                    } else {
-                        b'a' + nibble - 10
-                    };
+                    *place = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
                 }
             }
         }
@@ -146,20 +138,14 @@ mod tests {
         let event_id = id(0x0192_a0b1_c2d3_7e4f_8091_a2b3_c4d5_e6f7);
         assert_eq!(event_id.to_string(), "0192a0b1-c2d3-7e4f-8091-a2b3c4d5e6f7");
         assert_eq!(id(0).to_string(), "00000000-0000-0000-0000-000000000000");
-        assert_eq!(
-            id(u128::MAX).to_string(),
-            "ffffffff-ffff-ffff-ffff-ffffffffffff"
-        );
+        assert_eq!(id(u128::MAX).to_string(), "ffffffff-ffff-ffff-ffff-ffffffffffff");
         assert_eq!(format!("{event_id:?}"), event_id.to_string());
     }
 
     #[test]
     fn adding_carries_over_all_bytes() {
         assert_eq!(id(0x00ff_ffff).plus(1), id(0x0100_0000));
-        assert_eq!(
-            id(u128::from(u64::MAX)).plus(u32::MAX),
-            id((1 << 64) + (1 << 32) - 2)
-        );
+        assert_eq!(id(u128::from(u64::MAX)).plus(u32::MAX), id((1 << 64) + (1 << 32) - 2));
         assert_eq!(id(u128::MAX).plus(1), id(0));
         assert_eq!(id(7).plus(0), id(7));
     }
@@ -167,10 +153,7 @@ mod tests {
     #[test]
     fn the_last_event_of_a_run_is_the_first_plus_the_others() {
         let kind = EventKind {
-            event_type: EventType {
-                name: "job.created".into(),
-                entity: "job".into(),
-            },
+            event_type: EventType { name: "job.created".into(), entity: "job".into() },
             topic: "cataloging".into(),
             key_names: ["job_id".into()].into(),
             version: 1,

@@ -50,7 +50,9 @@ pub fn snapshot() -> Settings {
 /// Whether relays run in a database of this name.
 pub fn names_database(name: &str) -> bool {
     let list = text(&DATABASES).unwrap_or_default();
-    list.split(',').map(|entry| entry.trim().trim_matches('"')).any(|entry| entry == "*" || entry == name)
+    list.split(',')
+        .map(|entry| entry.trim().trim_matches('"'))
+        .any(|entry| entry == "*" || entry == name)
 }
 
 /// Whether changes are captured in this session.

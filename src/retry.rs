@@ -23,9 +23,7 @@ pub fn retry_at(now: Time, attempts: u32, chance: u64) -> Time {
 
 /// The longest wait after `attempts` failures in a row.
 pub fn bound(attempts: u32) -> Duration {
-    let doublings = attempts
-        .saturating_sub(1)
-        .min(u64::BITS - BASE.as_ms().ilog2() - 2);
+    let doublings = attempts.saturating_sub(1).min(u64::BITS - BASE.as_ms().ilog2() - 2);
     Duration::from_ms((BASE.as_ms() << doublings).min(CAP.as_ms()))
 }
 

@@ -12,4 +12,9 @@ extension_sql_file!("../sql/install/40_capture.sql", name = "capture", requires 
 extension_sql_file!("../sql/install/50_api.sql", name = "api", requires = ["capture"]);
 extension_sql_file!("../sql/install/60_views.sql", name = "views", requires = ["api"]);
 extension_sql_file!("../sql/install/70_check.sql", name = "check", requires = ["views"]);
-extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["check"], finalize);
+extension_sql_file!(
+    "../sql/install/90_grants.sql",
+    name = "grants",
+    requires = ["check"],
+    finalize
+);

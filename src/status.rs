@@ -65,9 +65,21 @@ impl SinkStatus {
 
     fn from_report(report: Report) -> SinkStatus {
         let [
-            shard, is_waiting, in_flight, attempts, last_error_at, retry_at, events_delivered,
-            events_collapsed, refreshes, messages, requests, failures, bytes_sent,
-            event_rate_milli, ..,
+            shard,
+            is_waiting,
+            in_flight,
+            attempts,
+            last_error_at,
+            retry_at,
+            events_delivered,
+            events_collapsed,
+            refreshes,
+            messages,
+            requests,
+            failures,
+            bytes_sent,
+            event_rate_milli,
+            ..,
         ] = report.numbers;
         SinkStatus {
             sink: report.sink,
@@ -103,10 +115,7 @@ pub fn publish(relay: &Relay, sinks: &[SinkStatus]) {
 fn sinks_of(database: u32) -> Option<(i64, Vec<SinkStatus>)> {
     let relay = shmem::shared()?.relay(database)?;
     let reports = relay.sinks.iter().filter_map(|place| place.read());
-    Some((
-        relay.started_at.load(Ordering::Acquire),
-        reports.map(SinkStatus::from_report).collect(),
-    ))
+    Some((relay.started_at.load(Ordering::Acquire), reports.map(SinkStatus::from_report).collect()))
 }
 
 #[pg_extern(sql = false)]

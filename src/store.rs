@@ -86,8 +86,7 @@ static SINKS: Statement = Statement::new(
     0,
 );
 
-static SECRET: Statement =
-    Statement::new(c"select value from _private.secrets where name = $1", 1);
+static SECRET: Statement = Statement::new(c"select value from _private.secrets where name = $1", 1);
 
 static PRUNE: Statement = Statement::new(c"select outbox.prune()", 0);
 
@@ -222,11 +221,13 @@ impl Reader {
                     Some(window) if window == from => from.horizon().clone(),
                     _ => match self.open(from)? {
                         Some(end) => end,
-                        None => return Ok(Chunk {
-                            entries: Vec::new(),
-                            after: from.clone(),
-                            complete: true,
-                        }),
+                        None => {
+                            return Ok(Chunk {
+                                entries: Vec::new(),
+                                after: from.clone(),
+                                complete: true,
+                            });
+                        }
                     },
                 };
                 let chunk = self.fetch(from, end, bytes_max)?;
@@ -277,7 +278,8 @@ impl Reader {
             let mut rows = Vec::new();
             let fetched =
                 query::fetch(&self.cursor, FETCH_ROWS, |row| rows.extend(RawEntry::of(row)));
-            let fetched = fetched.ok_or_else(|| Failure::internal("the window's cursor is gone"))?;
+            let fetched =
+                fetched.ok_or_else(|| Failure::internal("the window's cursor is gone"))?;
             for row in rows {
                 let kind = self.kind(&row.key)?;
                 let entry = row.named(kind);

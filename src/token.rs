@@ -34,10 +34,7 @@ impl Signer {
     /// `UnusableSecret` when the secret is empty.
     pub fn new(jwt_secret: &str) -> Result<Self, Error> {
         if jwt_secret.is_empty() {
-            return Err(Error::new(
-                ErrorKind::UnusableSecret,
-                "the JWT secret is empty",
-            ));
+            return Err(Error::new(ErrorKind::UnusableSecret, "the JWT secret is empty"));
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, jwt_secret.as_bytes());
         Ok(Self { key })
@@ -106,9 +103,7 @@ fn read_payload(token: &str) -> Option<Value> {
 
 /// A time may be written with a fraction, and a negative one is long past.
 fn whole_seconds(value: &Value) -> Option<u64> {
-    value
-        .as_u64()
-        .or_else(|| value.as_f64().map(|seconds| seconds as u64))
+    value.as_u64().or_else(|| value.as_f64().map(|seconds| seconds as u64))
 }
 
 #[cfg(test)]
@@ -119,19 +114,15 @@ mod tests {
     #[test]
     fn a_signed_token_is_read_back() {
         let token = Signer::new("secret").unwrap().sign(1_800_000_000);
-        let expected = Claims {
-            role: Some("service_role".into()),
-            expires_at: Some(1_800_000_300),
-        };
+        let expected =
+            Claims { role: Some("service_role".into()), expires_at: Some(1_800_000_300) };
         assert_eq!(Claims::read(&token).unwrap(), expected);
     }
 
     /// The signature was made by another implementation (Python's hmac) of the same text.
     #[test]
     fn the_signature_is_hs256_of_what_comes_before_it() {
-        let token = Signer::new("a secret of thirty-two characters")
-            .unwrap()
-            .sign(1_800_000_000);
+        let token = Signer::new("a secret of thirty-two characters").unwrap().sign(1_800_000_000);
         assert_eq!(token, include_str!("token_sample.txt").trim_end());
     }
 
@@ -150,20 +141,8 @@ mod tests {
             let payload = URL_SAFE_NO_PAD.encode(claims);
             Claims::read(&format!("e30.{payload}.sig")).unwrap()
         };
-        assert_eq!(
-            read("{}"),
-            Claims {
-                role: None,
-                expires_at: None
-            }
-        );
-        assert_eq!(
-            read(r#"{"role":7,"exp":"x"}"#),
-            Claims {
-                role: None,
-                expires_at: None
-            }
-        );
+        assert_eq!(read("{}"), Claims { role: None, expires_at: None });
+        assert_eq!(read(r#"{"role":7,"exp":"x"}"#), Claims { role: None, expires_at: None });
         assert_eq!(read(r#"{"exp":12.9}"#).expires_at, Some(12));
         assert_eq!(read(r#"{"exp":-5}"#).expires_at, Some(0));
     }
@@ -172,15 +151,7 @@ mod tests {
     fn what_is_no_token_is_refused_without_showing_it() {
         let number = format!("e30.{}.s", URL_SAFE_NO_PAD.encode("5"));
         let long = format!("e30.{}.s", "A".repeat(TOKEN_BYTES_MAX));
-        for token in [
-            "",
-            "sb_secret_abc",
-            "a.b",
-            "a.b.c",
-            "e30.e30.s.t",
-            &number,
-            &long,
-        ] {
+        for token in ["", "sb_secret_abc", "a.b", "a.b.c", "e30.e30.s.t", &number, &long] {
             let error = Claims::read(token).unwrap_err();
             assert_eq!(error.kind, ErrorKind::UnusableSecret);
             assert!(token.is_empty() || !format!("{error:?}").contains(token));

@@ -31,10 +31,7 @@ pub struct Database {
 impl Database {
     pub fn new(orgs: u64) -> Self {
         let kind = EventKind {
-            event_type: EventType {
-                name: "job.updated".into(),
-                entity: "job".into(),
-            },
+            event_type: EventType { name: "job.updated".into(), entity: "job".into() },
             topic: "cataloging".into(),
             key_names: ["job_id".into()].into(),
             version: 1,
@@ -63,11 +60,8 @@ impl Database {
             return;
         }
         let xid = chance.pick(&xids);
-        let count = if chance.in_percent(10) {
-            chance.between(5, 40)
-        } else {
-            chance.between(1, 3)
-        };
+        let count =
+            if chance.in_percent(10) { chance.between(5, 40) } else { chance.between(1, 3) };
         let entries = (0..count).map(|_| self.write(chance)).collect();
         self.open.insert(xid, entries);
     }
@@ -85,11 +79,7 @@ impl Database {
         }
         self.commits += 1;
         let committed = self.commits;
-        self.rows.extend(entries.into_iter().map(|entry| Row {
-            xid,
-            entry,
-            committed,
-        }));
+        self.rows.extend(entries.into_iter().map(|entry| Row { xid, entry, committed }));
         true
     }
 
@@ -109,17 +99,10 @@ impl Database {
     }
 
     pub fn read(&self, from: &Position, bytes_max: usize) -> Chunk {
-        let end = from
-            .window
-            .as_ref()
-            .map_or_else(|| self.snapshot(), |w| w.end.clone());
+        let end = from.window.as_ref().map_or_else(|| self.snapshot(), |w| w.end.clone());
         let in_window = |row: &&Row| end.sees(row.xid) && !from.covers(row.xid, row.entry.id);
-        let mut entries: Vec<Entry> = self
-            .rows
-            .iter()
-            .filter(in_window)
-            .map(|row| row.entry.clone())
-            .collect();
+        let mut entries: Vec<Entry> =
+            self.rows.iter().filter(in_window).map(|row| row.entry.clone()).collect();
         entries.sort_by_key(|entry| entry.id);
         let mut bytes = 0;
         let fitting = entries.iter().take_while(|entry| {
@@ -134,24 +117,14 @@ impl Database {
             Some(last) if !complete => Position::within(from.base.clone(), end, last.id),
             _ => Position::at(end),
         };
-        Chunk {
-            entries,
-            after,
-            complete,
-        }
+        Chunk { entries, after, complete }
     }
 
     fn write(&mut self, chance: &mut Chance) -> Entry {
         let id = self.next_id;
         self.next_id += 1;
-        let event_count = if chance.in_percent(20) {
-            chance.between(2, 60) as u32
-        } else {
-            1
-        };
-        let keys: Vec<String> = (0..event_count)
-            .map(|_| chance.below(50).to_string())
-            .collect();
+        let event_count = if chance.in_percent(20) { chance.between(2, 60) as u32 } else { 1 };
+        let keys: Vec<String> = (0..event_count).map(|_| chance.below(50).to_string()).collect();
         // Few orgs have most of the events.
         let bound = chance.between(1, self.org_ids.len() as u64);
         let org = chance.below(bound) as usize;

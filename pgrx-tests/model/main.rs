@@ -60,12 +60,7 @@ fn every_run_keeps_the_promises() {
     }
     println!("{runs} runs from SEED={first}: {total:?}");
     // A simulation in which nothing goes wrong shows nothing.
-    let happened = [
-        total.duplicates,
-        total.crashes,
-        total.failures,
-        total.incomplete_reads,
-    ];
+    let happened = [total.duplicates, total.crashes, total.failures, total.incomplete_reads];
     assert!(happened.iter().all(|&count| count > 0), "{total:?}");
     assert!(total.full_memory > 0, "{total:?}");
 }

@@ -187,24 +187,14 @@ impl Simulation {
         }
         let mut effects = Vec::new();
         let now = Time::from_ms(self.now_ms);
-        step(
-            &mut self.relay,
-            now,
-            self.chance.bits(),
-            input,
-            &mut effects,
-        );
+        step(&mut self.relay, now, self.chance.bits(), input, &mut effects);
         for effect in effects {
             self.carry_out(effect);
         }
         let gauges = self.relay.gauges();
         // One reading may exceed its bound by an entry.
         let bound = self.settings.memory_limit_bytes + 1_000;
-        assert!(
-            gauges.held_bytes <= bound,
-            "{} bytes are held",
-            gauges.held_bytes
-        );
+        assert!(gauges.held_bytes <= bound, "{} bytes are held", gauges.held_bytes);
         self.tale.full_memory += usize::from(gauges.held_bytes >= bound - 1_000);
         if let Some(deadline) = self.relay.next_deadline(now) {
             assert!(deadline > now, "a deadline that has passed");
@@ -234,11 +224,7 @@ impl Simulation {
                 let delay = self.chance.below(50);
                 self.after(delay, Happening::Record(position));
             }
-            Effect::Send {
-                lane,
-                request,
-                batch,
-            } => self.send(lane, request, batch),
+            Effect::Send { lane, request, batch } => self.send(lane, request, batch),
         }
     }
 
@@ -250,25 +236,12 @@ impl Simulation {
         self.lanes_busy.insert(request, lane);
         for message in &batch.messages {
             assert!(!message.entries.is_empty());
-            assert!(
-                message
-                    .entries
-                    .iter()
-                    .all(|entry| entry.org_id == message.org_id)
-            );
+            assert!(message.entries.iter().all(|entry| entry.org_id == message.org_id));
             let other = self.orgs_busy.insert(message.org_id.clone(), request);
-            assert_eq!(
-                other, None,
-                "two messages of org {} on the way",
-                message.org_id
-            );
+            assert_eq!(other, None, "two messages of org {} on the way", message.org_id);
         }
         let slow = self.has_faults && self.chance.in_percent(self.fault_percent / 3);
-        let delay = if slow {
-            self.chance.below(5_000)
-        } else {
-            self.chance.below(30)
-        };
+        let delay = if slow { self.chance.below(5_000) } else { self.chance.below(30) };
         self.after(delay, Happening::Arrive { request, batch });
     }
 
@@ -294,11 +267,7 @@ impl Simulation {
         }
         // The relay's own commit is a transaction like any other.
         self.database.pass_xid();
-        self.input(if is_made {
-            Input::Recorded
-        } else {
-            Input::RecordFailed
-        });
+        self.input(if is_made { Input::Recorded } else { Input::RecordFailed });
     }
 
     fn arrive(&mut self, is_current: bool, request: RequestId, batch: &Batch) {
@@ -316,11 +285,7 @@ impl Simulation {
         if is_current {
             let tally = Tally::default();
             let delay = self.chance.below(10);
-            let answer = Input::Answered {
-                request,
-                outcome,
-                tally,
-            };
+            let answer = Input::Answered { request, outcome, tally };
             self.after(delay, Happening::Input(answer));
         }
     }
@@ -357,11 +322,7 @@ impl Simulation {
         }
         self.writes_left -= 1;
         if self.writes_left > 0 {
-            let pause = if self.chance.in_percent(10) {
-                2_000
-            } else {
-                40
-            };
+            let pause = if self.chance.in_percent(10) { 2_000 } else { 40 };
             let delay = self.chance.below(pause);
             self.after(delay, Happening::Write);
             return;
@@ -416,8 +377,7 @@ impl Simulation {
     fn after(&mut self, delay_ms: u64, happening: Happening) {
         let place = self.happenings.len();
         self.happenings.push(Some((self.life, happening)));
-        self.queue
-            .push(Reverse((self.now_ms + delay_ms, place as u64, place)));
+        self.queue.push(Reverse((self.now_ms + delay_ms, place as u64, place)));
     }
 
     // What must hold.
@@ -427,40 +387,22 @@ impl Simulation {
         for row in &self.database.rows {
             let id = row.entry.id;
             let is_passed = position.covers(row.xid, id);
-            assert!(
-                !is_passed || self.seen.contains(&id),
-                "the cursor passed {id:?}"
-            );
+            assert!(!is_passed || self.seen.contains(&id), "the cursor passed {id:?}");
             let was_passed = self.durable.covers(row.xid, id);
-            assert!(
-                is_passed || !was_passed,
-                "the cursor went back before {id:?}"
-            );
+            assert!(is_passed || !was_passed, "the cursor went back before {id:?}");
         }
         for xid in self.database.open_xids() {
-            assert!(
-                !position.covers(xid, EntryId(i64::MIN)),
-                "the cursor passed open {xid}"
-            );
+            assert!(!position.covers(xid, EntryId(i64::MIN)), "the cursor passed open {xid}");
         }
     }
 
     /// The cursor of a message covers exactly what the org has got.
     fn check_cursor(&self, org_id: &str, cursor: &Position) {
         assert_eq!(&Position::parse(&cursor.to_string()).unwrap(), cursor);
-        for row in self
-            .database
-            .rows
-            .iter()
-            .filter(|row| &*row.entry.org_id == org_id)
-        {
+        for row in self.database.rows.iter().filter(|row| &*row.entry.org_id == org_id) {
             let id = row.entry.id;
             let has_got = self.begun_at.covers(row.xid, id) || self.delivered_in_life.contains(&id);
-            assert_eq!(
-                cursor.covers(row.xid, id),
-                has_got,
-                "{id:?} of org {org_id}"
-            );
+            assert_eq!(cursor.covers(row.xid, id), has_got, "{id:?} of org {org_id}");
         }
     }
 
@@ -473,21 +415,12 @@ impl Simulation {
         for row in &self.database.rows {
             let place = places.get(&row.entry.id);
             let place = *place.unwrap_or_else(|| {
-                panic!(
-                    "{:?} of {} was lost; {:?}",
-                    row.entry.id, row.xid, self.relay
-                )
+                panic!("{:?} of {} was lost; {:?}", row.entry.id, row.xid, self.relay)
             });
             assert!(self.durable.covers(row.xid, row.entry.id), "not recorded");
-            orgs.entry(&row.entry.org_id)
-                .or_default()
-                .push((row, place));
+            orgs.entry(&row.entry.org_id).or_default().push((row, place));
         }
-        assert_eq!(
-            self.seen.len(),
-            self.database.rows.len(),
-            "something was invented"
-        );
+        assert_eq!(self.seen.len(), self.database.rows.len(), "something was invented");
         for rows in orgs.values() {
             for (a, a_place) in rows {
                 for (b, b_place) in rows {
@@ -504,12 +437,7 @@ impl Simulation {
         for later_ms in [0, 10, 100_000] {
             let mut effects = Vec::new();
             let now = Time::from_ms(self.now_ms + later_ms);
-            assert_eq!(
-                self.relay.next_deadline(now),
-                None,
-                "{:?}",
-                self.relay.status()
-            );
+            assert_eq!(self.relay.next_deadline(now), None, "{:?}", self.relay.status());
             step(&mut self.relay, now, 0, Input::Tick, &mut effects);
             assert!(effects.is_empty(), "an idle relay does {effects:?}");
             step(&mut self.relay, now, 0, Input::Woken, &mut effects);

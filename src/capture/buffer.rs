@@ -375,10 +375,14 @@ mod tests {
         }
         let mut ids = Vec::new();
         buffer
-            .flush(1, || Ok::<_, Infallible>(0), |_, run, _| {
-                ids.push((run.event_id, run.event_count));
-                Ok(())
-            })
+            .flush(
+                1,
+                || Ok::<_, Infallible>(0),
+                |_, run, _| {
+                    ids.push((run.event_id, run.event_count));
+                    Ok(())
+                },
+            )
             .unwrap();
         assert_eq!(ids, [(Some([1; 16]), 1), (Some([2; 16]), 1), (None, 2)]);
     }

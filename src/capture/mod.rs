@@ -213,11 +213,7 @@ impl Capture {
 
 impl Identity {
     fn share(&self) -> Identity {
-        Identity {
-            org_id: self.org_id.clone(),
-            key: self.key.clone(),
-            data: self.data.clone(),
-        }
+        Identity { org_id: self.org_id.clone(), key: self.key.clone(), data: self.data.clone() }
     }
 }
 

@@ -53,9 +53,8 @@ pub fn settle(state: &mut Capture, source: &Source, change: &Change<'_>) -> Opti
         return None;
     }
     let moved = state.moved.take()?;
-    let arrives = here == depth
-        && moved.source_id == source.id
-        && matches!(change, Change::Insert { .. });
+    let arrives =
+        here == depth && moved.source_id == source.id && matches!(change, Change::Insert { .. });
     if arrives {
         return Some(moved);
     }

@@ -48,10 +48,7 @@ pub fn write_timestamp(out: &mut Vec<u8>, at_us: i64) {
     let (year, month, day) = civil_from_days(day);
     let (hour, minute) = (ms / 3_600_000, ms / 60_000 % 60);
     let (second, ms) = (ms / 1_000 % 60, ms % 1_000);
-    let _ = write!(
-        out,
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"
-    );
+    let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z");
 }
 
 /// Year, month and day of a number of days since 1970-01-01, by counting from a March 1st, so
@@ -66,11 +63,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day)
 }
@@ -93,19 +86,12 @@ mod tests {
 
     #[test]
     fn text_is_what_serde_json_reads_back() {
-        let all: String = (0..0x300)
-            .filter_map(char::from_u32)
-            .chain("日本 🦀\u{2028}".chars())
-            .collect();
-        let plain = [
-            "", "a", "\"", "\\\"\\", "\n", "a\nb", "tab\t", "\u{0}", "ends\"", &all,
-        ];
+        let all: String =
+            (0..0x300).filter_map(char::from_u32).chain("日本 🦀\u{2028}".chars()).collect();
+        let plain = ["", "a", "\"", "\\\"\\", "\n", "a\nb", "tab\t", "\u{0}", "ends\"", &all];
         for sample in plain {
             let written = text(sample);
-            assert_eq!(
-                serde_json::from_str::<String>(&written).ok().as_deref(),
-                Some(sample)
-            );
+            assert_eq!(serde_json::from_str::<String>(&written).ok().as_deref(), Some(sample));
         }
         assert_eq!(text("o\"r\\g\n1"), r#""o\"r\\g\u000a1""#);
     }
@@ -118,10 +104,7 @@ mod tests {
         assert_eq!(timestamp(951_782_400_000_000), "2000-02-29T00:00:00.000Z");
         assert_eq!(timestamp(951_868_799_999_999), "2000-02-29T23:59:59.999Z");
         assert_eq!(timestamp(4_107_542_400_000_000), "2100-03-01T00:00:00.000Z");
-        assert_eq!(
-            timestamp(253_402_300_799_999_999),
-            "9999-12-31T23:59:59.999Z"
-        );
+        assert_eq!(timestamp(253_402_300_799_999_999), "9999-12-31T23:59:59.999Z");
     }
 
     #[test]
@@ -133,10 +116,7 @@ mod tests {
             let next_month = (previous.0, previous.1 + 1, 1);
             let next_year = (previous.0 + 1, 1, 1);
             let today = (year, month, day);
-            assert!(
-                [next_day, next_month, next_year].contains(&today),
-                "{today:?}"
-            );
+            assert!([next_day, next_month, next_year].contains(&today), "{today:?}");
             previous = today;
         }
     }

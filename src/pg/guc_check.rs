@@ -42,7 +42,8 @@ unsafe extern "C-unwind" fn is_short(
     // SAFETY: a C string or null.
     unsafe {
         (*value).is_null()
-            || CStr::from_ptr(*value).to_bytes().len() <= SHORT_TEXT_BYTES_MAX.load(Ordering::Relaxed)
+            || CStr::from_ptr(*value).to_bytes().len()
+                <= SHORT_TEXT_BYTES_MAX.load(Ordering::Relaxed)
     }
 }
 

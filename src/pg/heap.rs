@@ -95,9 +95,7 @@ impl Outbox {
         let turns = (0..SEGMENTS).map(|turn| (number + turn) % SEGMENTS);
         let free = turns.filter_map(|at| self.segments.get(at).copied()).find(|&segment| {
             // SAFETY: a conditional lock on a relation by its oid; kept until the transaction ends.
-            unsafe {
-                pg_sys::ConditionalLockRelationOid(segment, pg_sys::RowExclusiveLock as i32)
-            }
+            unsafe { pg_sys::ConditionalLockRelationOid(segment, pg_sys::RowExclusiveLock as i32) }
         });
         match free.or(self.segments.get(number % SEGMENTS).copied()) {
             Some(segment) => Segment::open(segment, free.is_some()),

@@ -13,7 +13,9 @@ thread_local! {
 pub fn register(forget: fn(Oid)) {
     FORGET.set(forget);
     // SAFETY: a callback for the life of the backend.
-    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), pg_sys::Datum::from(0usize)) };
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), pg_sys::Datum::from(0usize))
+    };
 }
 
 #[pg_guard]

@@ -153,10 +153,8 @@ fn each_row(each: &mut dyn FnMut(&Row)) {
 
 /// Texts as datums, and the string of blanks and n's that says which of them are null.
 fn bind(arguments: &[Option<&str>]) -> (Vec<Datum>, CString) {
-    let values = arguments
-        .iter()
-        .map(|argument| argument.map_or(Datum::from(0usize), text_datum))
-        .collect();
+    let values =
+        arguments.iter().map(|argument| argument.map_or(Datum::from(0usize), text_datum)).collect();
     let nulls = arguments.iter().map(|argument| if argument.is_none() { b'n' } else { b' ' });
     (values, CString::new(nulls.collect::<Vec<u8>>()).unwrap_or_default())
 }
@@ -172,9 +170,8 @@ impl Row {
     fn datum(&self, column: i32) -> Option<Datum> {
         let mut is_null = false;
         // SAFETY: a row of the current answer.
-        let datum = unsafe {
-            pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null)
-        };
+        let datum =
+            unsafe { pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null) };
         (!is_null).then_some(datum)
     }
 

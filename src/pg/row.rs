@@ -77,9 +77,7 @@ pub fn image(row: Row<'_>, attribute: Attribute) -> Option<Vec<u8>> {
         Some(match attribute.len {
             -1 => super::value::varlena_bytes(datum, <[u8]>::to_vec),
             -2 => std::ffi::CStr::from_ptr(datum.cast_mut_ptr()).to_bytes().to_vec(),
-            len => {
-                std::slice::from_raw_parts(datum.cast_mut_ptr::<u8>(), len as usize).to_vec()
-            }
+            len => std::slice::from_raw_parts(datum.cast_mut_ptr::<u8>(), len as usize).to_vec(),
         })
     }
 }

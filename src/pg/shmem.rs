@@ -6,7 +6,9 @@
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 /// Databases of one cluster that can have a relay.
 pub const RELAYS: usize = 64;
@@ -130,11 +132,8 @@ pub fn request() {
                 previous();
             }
             let mut found = false;
-            let block = pg_sys::ShmemInitStruct(
-                c"pg_outbox".as_ptr(),
-                size_of::<Shared>(),
-                &mut found,
-            );
+            let block =
+                pg_sys::ShmemInitStruct(c"pg_outbox".as_ptr(), size_of::<Shared>(), &mut found);
             if !found {
                 std::ptr::write_bytes(block.cast::<u8>(), 0, size_of::<Shared>());
             }
@@ -251,12 +250,11 @@ impl Shared {
     pub fn count(&self, database: u32, source: i32, what: Skipped) {
         let key = count_key(database, source);
         let first = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize;
-        let place = (0..COUNTS).filter_map(|turn| self.counts.get((first + turn) % COUNTS)).find(
-            |count| {
+        let place =
+            (0..COUNTS).filter_map(|turn| self.counts.get((first + turn) % COUNTS)).find(|count| {
                 let had = count.key.compare_exchange(0, key, Ordering::AcqRel, Ordering::Acquire);
                 had.is_ok() || had == Err(key)
-            },
-        );
+            });
         if let Some(count) = place {
             match what {
                 Skipped::NullOrg => count.null_orgs.fetch_add(1, Ordering::Relaxed),

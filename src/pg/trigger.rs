@@ -47,7 +47,8 @@ impl<'a> TriggerCall<'a> {
             return None;
         }
         // SAFETY: an AFTER ROW trigger has its rows in these slots while it runs.
-        let (row, new_row) = unsafe { (Row::new(self.data.tg_trigslot)?, Row::new(self.data.tg_newslot)) };
+        let (row, new_row) =
+            unsafe { (Row::new(self.data.tg_trigslot)?, Row::new(self.data.tg_newslot)) };
         match self.data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
             pg_sys::TRIGGER_EVENT_INSERT => Some(Change::Insert { new: row }),
             pg_sys::TRIGGER_EVENT_UPDATE => Some(Change::Update { old: row, new: new_row? }),
@@ -69,7 +70,9 @@ impl<'a> TriggerCall<'a> {
             let Some(tuple) = self.data.tg_trigtuple.as_ref() else { return false };
             let Some(header) = tuple.t_data.as_ref() else { return false };
             let ctid = header.t_ctid;
-            ctid.ip_posid == MOVED_OFFSET && ctid.ip_blkid.bi_hi == 0xffff && ctid.ip_blkid.bi_lo == 0xffff
+            ctid.ip_posid == MOVED_OFFSET
+                && ctid.ip_blkid.bi_hi == 0xffff
+                && ctid.ip_blkid.bi_lo == 0xffff
         }
     }
 
@@ -128,7 +131,8 @@ impl<'a> TriggerCall<'a> {
     /// `None` when the column was dropped.
     fn column(&self, number: i16) -> Option<Column> {
         // SAFETY: the relation is open; the wrapper takes a reference of its own.
-        let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_copy((*self.data.tg_relation).rd_att) };
+        let descriptor =
+            unsafe { pgrx::PgTupleDesc::from_pg_copy((*self.data.tg_relation).rd_att) };
         let attribute = descriptor.get(usize::try_from(number - 1).ok()?)?;
         if attribute.attisdropped {
             return None;
@@ -144,9 +148,7 @@ impl<'a> TriggerCall<'a> {
 /// How deep triggers are nested here: 1 in a trigger of the user's own statement.
 pub fn depth() -> i32 {
     // SAFETY: takes no arguments and reads a variable.
-    unsafe {
-        pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]).unwrap_or(0)
-    }
+    unsafe { pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]).unwrap_or(0) }
 }
 
 /// # Safety

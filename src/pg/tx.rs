@@ -50,7 +50,9 @@ pub fn run<T>(
     let usual = unsafe { pg_sys::synchronous_commit };
     if durability == Durability::Asynchronous {
         // SAFETY: as above.
-        unsafe { pg_sys::synchronous_commit = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 };
+        unsafe {
+            pg_sys::synchronous_commit = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32
+        };
     }
     let result = caught(AssertUnwindSafe(|| {
         // SAFETY: pushed and popped in pairs; an abort drops what is left.

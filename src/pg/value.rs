@@ -21,11 +21,17 @@ pub enum Encoding {
     /// Dates and times, in ISO 8601 whatever DateStyle says, and in UTC.
     DateTime(Oid),
     /// numeric, float4, float8: a number where JSON has one.
-    Number { output: Oid },
+    Number {
+        output: Oid,
+    },
     /// jsonb: its output is JSON already.
-    JsonOutput { output: Oid },
+    JsonOutput {
+        output: Oid,
+    },
     /// Everything else is the text of its output function.
-    Other { output: Oid },
+    Other {
+        output: Oid,
+    },
 }
 
 impl Encoding {
@@ -41,7 +47,10 @@ impl Encoding {
             pg_sys::UUIDOID => Encoding::Uuid,
             pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Encoding::Text,
             pg_sys::JSONOID => Encoding::Json,
-            pg_sys::DATEOID | pg_sys::TIMEOID | pg_sys::TIMETZOID | pg_sys::TIMESTAMPOID
+            pg_sys::DATEOID
+            | pg_sys::TIMEOID
+            | pg_sys::TIMETZOID
+            | pg_sys::TIMESTAMPOID
             | pg_sys::TIMESTAMPTZOID => Encoding::DateTime(base),
             pg_sys::NUMERICOID | pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => {
                 Encoding::Number { output: output_function(base) }

@@ -138,7 +138,10 @@ pub fn report_activity(doing: Option<&str>) {
     let text = doing.and_then(|doing| CString::new(doing).ok());
     // SAFETY: copies the text.
     unsafe {
-        pg_sys::pgstat_report_activity(state, text.as_ref().map_or(std::ptr::null(), |t| t.as_ptr()));
+        pg_sys::pgstat_report_activity(
+            state,
+            text.as_ref().map_or(std::ptr::null(), |t| t.as_ptr()),
+        );
     }
 }
 
@@ -206,7 +209,8 @@ pub fn databases() -> Vec<Database> {
     let mut found = Vec::new();
     // SAFETY: scans pg_database as the autovacuum launcher does; closed again.
     unsafe {
-        let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+        let relation =
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
         let scan = pg_sys::systable_beginscan(
             relation,
             Oid::INVALID,

@@ -34,7 +34,10 @@ pub fn level() -> i32 {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn on_xact(event: pg_sys::XactEvent::Type, argument: *mut std::ffi::c_void) {
+unsafe extern "C-unwind" fn on_xact(
+    event: pg_sys::XactEvent::Type,
+    argument: *mut std::ffi::c_void,
+) {
     // SAFETY: `register` passed a static.
     let callbacks = unsafe { &*argument.cast::<Callbacks>() };
     match event {

@@ -15,8 +15,12 @@ use super::plan::RequestId;
 enum Circuit {
     #[default]
     Closed,
-    Open { retry_at: Time },
-    HalfOpen { probe: Option<RequestId> },
+    Open {
+        retry_at: Time,
+    },
+    HalfOpen {
+        probe: Option<RequestId>,
+    },
 }
 
 #[derive(Debug, Default)]

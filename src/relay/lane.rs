@@ -239,8 +239,7 @@ impl Lanes {
         } else {
             org.place = Place::Waiting;
             self.next_number += 1;
-            self.waiting
-                .push(Reverse((token_at, self.next_number, key)));
+            self.waiting.push(Reverse((token_at, self.next_number, key)));
         }
     }
 

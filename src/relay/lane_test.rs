@@ -5,16 +5,9 @@ use crate::event::{EntryId, EventId, EventKind, EventType};
 use crate::relay::ledger::Ledger;
 use crate::relay::time::Duration;
 
-const RATE: Rate = Rate {
-    burst: 2,
-    window: Duration::from_ms(100),
-};
+const RATE: Rate = Rate { burst: 2, window: Duration::from_ms(100) };
 
-const ROOM: Room = Room {
-    messages: 1_000,
-    bytes: 1 << 30,
-    message_bytes: 1 << 20,
-};
+const ROOM: Room = Room { messages: 1_000, bytes: 1 << 30, message_bytes: 1 << 20 };
 
 fn at(ms: u64) -> Time {
     Time::from_ms(1_000_000 + ms)
@@ -25,10 +18,7 @@ fn entry(org: &str, id: i64) -> Arc<Entry> {
         id: EntryId(id),
         event_id: EventId::from_bytes([0; 16]),
         kind: Arc::new(EventKind {
-            event_type: EventType {
-                name: "job.updated".into(),
-                entity: "job".into(),
-            },
+            event_type: EventType { name: "job.updated".into(), entity: "job".into() },
             topic: "t".into(),
             key_names: Box::new(["job_id".into()]),
             version: 1,
@@ -55,9 +45,7 @@ fn ids(parcel: &Parcel) -> Vec<i64> {
 
 fn take(lanes: &mut Lanes, now: Time) -> Vec<Parcel> {
     lanes.tick(now);
-    (0..lanes.count())
-        .flat_map(|lane| lanes.take(now, lane, ROOM))
-        .collect()
+    (0..lanes.count()).flat_map(|lane| lanes.take(now, lane, ROOM)).collect()
 }
 
 fn take_one(lanes: &mut Lanes, now: Time) -> Option<Parcel> {
@@ -81,11 +69,7 @@ fn an_org_sends_its_burst_at_once_and_then_by_windows() {
     assert!(take(&mut lanes, at(99)).is_empty());
     assert_eq!(lanes.next_token_at(), Some(at(100)));
     let parcel = take_one(&mut lanes, at(100)).unwrap();
-    assert_eq!(
-        ids(&parcel),
-        [3, 4, 5],
-        "what came meanwhile is one message"
-    );
+    assert_eq!(ids(&parcel), [3, 4, 5], "what came meanwhile is one message");
     lanes.delivered(at(130), parcel.org);
     lanes.push(at(131), entry("a", 6), chunk);
     assert_eq!(lanes.next_token_at(), Some(at(200)));
@@ -119,16 +103,7 @@ fn what_failed_goes_before_all_else() {
     let orgs: Vec<&str> = again.iter().map(|parcel| &*parcel.org_id).collect();
     assert_eq!(orgs, ["a", "b", "c"]);
     assert_eq!(ids(&again[0]), [1, 4]);
-    let runs = [
-        Run {
-            chunk: first,
-            entries: 1,
-        },
-        Run {
-            chunk: second,
-            entries: 1,
-        },
-    ];
+    let runs = [Run { chunk: first, entries: 1 }, Run { chunk: second, entries: 1 }];
     assert_eq!(again[0].runs, runs);
 }
 
@@ -139,16 +114,7 @@ fn runs_count_the_entries_of_each_chunk() {
         lanes.push(at(0), entry("a", id), chunk);
     }
     let parcel = take_one(&mut lanes, at(0)).unwrap();
-    let runs = [
-        Run {
-            chunk: first,
-            entries: 2,
-        },
-        Run {
-            chunk: second,
-            entries: 1,
-        },
-    ];
+    let runs = [Run { chunk: first, entries: 2 }, Run { chunk: second, entries: 1 }];
     assert_eq!(parcel.runs, runs);
 }
 
@@ -159,23 +125,14 @@ fn a_request_keeps_to_its_room_and_takes_the_oldest() {
         lanes.push(at(0), entry(&org.to_string(), org), chunk);
     }
     let orgs = |parcels: Vec<Parcel>| -> Vec<i64> { parcels.iter().flat_map(ids).collect() };
-    let few = Room {
-        messages: 3,
-        ..ROOM
-    };
+    let few = Room { messages: 3, ..ROOM };
     assert_eq!(orgs(lanes.take(at(0), 0, few)), [0, 1, 2]);
     // An estimate of each is below 1,500 bytes.
-    let small = Room {
-        bytes: 4_500,
-        ..ROOM
-    };
+    let small = Room { bytes: 4_500, ..ROOM };
     assert_eq!(orgs(lanes.take(at(0), 0, small)), [3, 4, 5]);
     let tiny = Room { bytes: 1, ..ROOM };
     assert_eq!(orgs(lanes.take(at(0), 0, tiny)), [6], "one at least");
-    let none = Room {
-        messages: 0,
-        ..ROOM
-    };
+    let none = Room { messages: 0, ..ROOM };
     assert!(lanes.take(at(0), 0, none).is_empty());
     assert_eq!(orgs(lanes.take(at(0), 0, ROOM)), [7, 8, 9]);
 }
@@ -187,11 +144,7 @@ fn a_huge_backlog_of_an_org_counts_as_the_message_it_is_cut_to() {
         lanes.push(at(0), entry("a", id), chunk);
     }
     lanes.push(at(0), entry("b", 2_000), chunk);
-    let room = Room {
-        messages: 9,
-        bytes: 10_000,
-        message_bytes: 4_096,
-    };
+    let room = Room { messages: 9, bytes: 10_000, message_bytes: 4_096 };
     assert_eq!(lanes.take(at(0), 0, room).len(), 2);
 }
 
@@ -230,10 +183,7 @@ fn an_org_keeps_its_lane_and_lanes_share_the_orgs() {
         assert!(sizes.iter().all(|size| size * 10 > even * 9), "{sizes:?}");
     }
     let few: Vec<usize> = (1..=9).map(|org| lane_of(&org.to_string(), 4)).collect();
-    assert!(
-        (0..4).all(|lane| few.contains(&lane)),
-        "short names that differ little: {few:?}"
-    );
+    assert!((0..4).all(|lane| few.contains(&lane)), "short names that differ little: {few:?}");
 }
 
 #[test]
@@ -249,11 +199,7 @@ fn another_number_of_lanes_loses_nobody() {
         for (lane, queue) in lanes.due.iter().enumerate() {
             assert!(queue.iter().is_sorted(), "oldest first");
             let org = |key: OrgKey| lanes.orgs[key.0 as usize].as_ref().unwrap();
-            assert!(
-                queue
-                    .iter()
-                    .all(|&(_, key)| lane_of(&org(key).id, count) == lane)
-            );
+            assert!(queue.iter().all(|&(_, key)| lane_of(&org(key).id, count) == lane));
         }
     }
 }

@@ -91,11 +91,7 @@ impl Ledger {
     /// Where the cursor of an org stands when its entries up to `last_id` of the chunk are done.
     pub fn cursor(&self, chunk: ChunkId, last_id: EntryId) -> Option<Position> {
         let chunk = self.chunks.get(self.index(chunk))?;
-        Some(Position::within(
-            chunk.before.base.clone(),
-            chunk.end.clone(),
-            last_id,
-        ))
+        Some(Position::within(chunk.before.base.clone(), chunk.end.clone(), last_id))
     }
 
     /// `count` entries of the chunk have their outcome.
@@ -123,9 +119,7 @@ impl Ledger {
             let xmax = done.position.horizon().xmax();
             xmax.saturating_sub(self.recorded.horizon().xmax())
         };
-        let done = self
-            .done
-            .take_if(|done| done.entries || behind(done) >= EMPTY_ADVANCE_XIDS)?;
+        let done = self.done.take_if(|done| done.entries || behind(done) >= EMPTY_ADVANCE_XIDS)?;
         let position = done.position.clone();
         self.recording = Some(done);
         Some(position)

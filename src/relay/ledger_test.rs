@@ -31,9 +31,8 @@ fn the_cursor_waits_for_the_oldest_entry_without_outcome() {
 #[test]
 fn one_record_at_a_time_takes_all_progress_with_it() {
     let mut ledger = Ledger::new(position(10));
-    let chunks: Vec<ChunkId> = (1..=3)
-        .map(|n| ledger.enter(&position(n * 10), position(n * 10 + 10), 1))
-        .collect();
+    let chunks: Vec<ChunkId> =
+        (1..=3).map(|n| ledger.enter(&position(n * 10), position(n * 10 + 10), 1)).collect();
     let mut chunks = chunks.into_iter();
     ledger.settle(chunks.next().unwrap(), 1);
     assert_eq!(ledger.next_record(now()), Some(position(20)));
@@ -90,11 +89,7 @@ fn a_reading_that_brought_nothing_and_did_not_move_leaves_no_trace() {
     for xmax in 20..120 {
         ledger.enter(&position(xmax), position(xmax + 1), 0);
     }
-    assert_eq!(
-        ledger.chunks.len(),
-        1,
-        "empty readings take no memory while one is waited for"
-    );
+    assert_eq!(ledger.chunks.len(), 1, "empty readings take no memory while one is waited for");
     ledger.settle(chunk, 1);
     assert_eq!(ledger.next_record(now()), Some(position(120)));
 }
@@ -107,11 +102,7 @@ fn a_message_cursor_stands_in_the_window_of_its_reading() {
     ledger.enter(&position(20), position(40), 0);
     let cursor = |chunk, id| ledger.cursor(chunk, EntryId(id)).unwrap();
     assert_eq!(cursor(part, 4), within(10, 20, 4));
-    assert_eq!(
-        cursor(last, 9),
-        within(10, 20, 9),
-        "not past what was read after it"
-    );
+    assert_eq!(cursor(last, 9), within(10, 20, 9), "not past what was read after it");
 }
 
 #[test]
@@ -122,10 +113,7 @@ fn a_chunk_is_found_after_others_are_gone() {
         open.push_back((xmax, ledger.enter(&position(xmax), position(xmax + 1), 1)));
         if open.len() > 3 {
             let (xmax, chunk) = open.pop_front().unwrap();
-            assert_eq!(
-                ledger.cursor(chunk, EntryId(1)),
-                Some(within(xmax, xmax + 1, 1))
-            );
+            assert_eq!(ledger.cursor(chunk, EntryId(1)), Some(within(xmax, xmax + 1, 1)));
             ledger.settle(chunk, 1);
             assert_eq!(ledger.next_record(now()), Some(position(xmax + 1)));
             ledger.record_succeeded();

@@ -108,13 +108,7 @@ pub struct Budget {
 
 impl Budget {
     pub const fn new(limit: u32) -> Self {
-        Self {
-            limit,
-            lacking: 0,
-            lacking_since: Time::from_ms(0),
-            slices: [0; SLICES],
-            newest: 0,
-        }
+        Self { limit, lacking: 0, lacking_since: Time::from_ms(0), slices: [0; SLICES], newest: 0 }
     }
 
     /// Changes the limit and keeps the account.

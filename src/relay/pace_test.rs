@@ -7,10 +7,7 @@ fn at(ms: u64) -> Time {
     Time::from_ms(ms)
 }
 
-const RATE: Rate = Rate {
-    burst: 4,
-    window: Duration::from_ms(250),
-};
+const RATE: Rate = Rate { burst: 4, window: Duration::from_ms(250) };
 
 #[test]
 fn a_bucket_gives_its_burst_and_then_one_each_window() {
@@ -38,10 +35,7 @@ fn a_bucket_fills_up_and_not_over() {
 
 #[test]
 fn a_window_of_nothing_limits_nothing() {
-    let rate = Rate {
-        burst: 1,
-        window: Duration::from_ms(0),
-    };
+    let rate = Rate { burst: 1, window: Duration::from_ms(0) };
     let mut bucket = Bucket::default();
     (0..1_000).for_each(|_| bucket.spend(at(5), rate));
     assert!(bucket.token_at(rate) <= at(5));
@@ -103,30 +97,19 @@ fn within_the_allowance_nothing_is_refused_however_old_the_counter_is() {
         let mut budget = Budget::new(limit);
         let begin = below(1 << 30);
         // Counters that began at other times: ticks at other moments, other numbers of buckets.
-        let mut counters: Vec<Counter> = (0..8)
-            .map(|n| Counter::new(limit, begin + n * 617 + n / 4 * 20_000))
-            .collect();
+        let mut counters: Vec<Counter> =
+            (0..8).map(|n| Counter::new(limit, begin + n * 617 + n / 4 * 20_000)).collect();
         let (mut now, mut sent) = (begin, 0u64);
         while now < begin + 200_000 {
             let allowance = budget.allowance(at(now)).unwrap();
-            let wanted = if below(3) == 0 {
-                allowance
-            } else {
-                allowance.min(1 + below(9) as u32)
-            };
+            let wanted = if below(3) == 0 { allowance } else { allowance.min(1 + below(9) as u32) };
             if wanted > 0 {
                 budget.spend(at(now), wanted);
                 sent += u64::from(wanted);
-                let started = counters
-                    .iter_mut()
-                    .filter(|c| c.tick_at_ms <= now + BUCKET_MS);
+                let started = counters.iter_mut().filter(|c| c.tick_at_ms <= now + BUCKET_MS);
                 for counter in started {
                     let arrival = now + below(40);
-                    assert!(
-                        counter.take(arrival, wanted),
-                        "seed {seed}, {} ms",
-                        now - begin
-                    );
+                    assert!(counter.take(arrival, wanted), "seed {seed}, {} ms", now - begin);
                 }
             }
             now += match below(20) {
@@ -153,10 +136,7 @@ fn the_budget_is_used_and_spread() {
         let share = sent.len() as f64 / 120.0 / f64::from(limit);
         assert!((0.70..=0.80).contains(&share), "{share} of {limit}");
         let longest = sent.windows(2).map(|two| two[1] - two[0]).max().unwrap();
-        assert!(
-            longest <= 2_000 / u64::from(limit),
-            "{longest} ms of nothing at {limit}"
-        );
+        assert!(longest <= 2_000 / u64::from(limit), "{longest} ms of nothing at {limit}");
     }
 }
 
@@ -179,11 +159,7 @@ fn a_batch_is_no_larger_than_the_worst_average_leaves() {
     assert_eq!(budget.allowance(at(begin + 10_000)), Some(15));
     // They have left the newest bucket, and are 40 a second in two.
     assert_eq!(budget.allowance(at(begin + 10_500)), Some(55));
-    assert_eq!(
-        budget.allowance(at(begin + 64_000)),
-        Some(55),
-        "limited by the burst again"
-    );
+    assert_eq!(budget.allowance(at(begin + 64_000)), Some(55), "limited by the burst again");
     assert_eq!(budget.sums()[SLICES], 400);
     budget.allowance(at(begin + 66_000));
     assert_eq!(budget.sums()[SLICES], 0);

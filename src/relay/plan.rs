@@ -67,10 +67,7 @@ impl Settings {
     pub fn new(options: &SinkOptions, memory_limit_bytes: usize) -> Self {
         Self {
             lanes: options.connections,
-            rate: Rate {
-                burst: options.burst,
-                window: Duration::from_ms(options.window_ms),
-            },
+            rate: Rate { burst: options.burst, window: Duration::from_ms(options.window_ms) },
             events_per_second: options.events_per_second,
             message_bytes_max: options.message_bytes_max,
             memory_limit_bytes,
@@ -126,11 +123,7 @@ pub enum Effect {
     /// `bytes_max`, one at least if there is one.
     Read { from: Position, bytes_max: usize },
     /// Send this on the lane, which has nothing on the way.
-    Send {
-        lane: usize,
-        request: RequestId,
-        batch: Arc<Batch>,
-    },
+    Send { lane: usize, request: RequestId, batch: Arc<Batch> },
     /// Make this the durable position.
     Record(Position),
     /// The state of the sink has changed.
@@ -276,11 +269,7 @@ impl State {
 
     pub fn gauges(&self) -> Gauges {
         let (orgs, requests_in_flight) = (self.lanes.org_count(), self.requests.len());
-        Gauges {
-            requests_in_flight,
-            orgs,
-            ..self.gauges
-        }
+        Gauges { requests_in_flight, orgs, ..self.gauges }
     }
 
     pub fn status(&self) -> Status {
@@ -316,16 +305,10 @@ impl State {
                 // A lane that is free and has orgs due was left so for want of budget alone.
                 let starved = (0..self.lanes.count()).any(|lane| self.is_ready(lane));
                 let budget = starved.then(|| self.budget.next_change(now));
-                [budget, self.lanes.next_token_at()]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                [budget, self.lanes.next_token_at()].into_iter().flatten().min()
             }
         };
-        [read, send, self.ledger.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [read, send, self.ledger.deadline()].into_iter().flatten().min()
     }
 
     fn read(&mut self, now: Time, chunk: Chunk) {
@@ -333,9 +316,7 @@ impl State {
         self.read_failures = 0;
         self.more = !chunk.complete;
         let count = chunk.entries.len();
-        let id = self
-            .ledger
-            .enter(&self.position, chunk.after.clone(), count);
+        let id = self.ledger.enter(&self.position, chunk.after.clone(), count);
         self.position = chunk.after;
         for entry in chunk.entries {
             self.gauges.held_bytes += entry.memory_bytes();
@@ -496,22 +477,11 @@ impl State {
         let request = RequestId(self.requests_made);
         self.health.probing(request);
         self.counters.requests += 1;
-        let (messages, shares) = parcels
-            .into_iter()
-            .map(|parcel| self.address(parcel))
-            .unzip();
+        let (messages, shares) = parcels.into_iter().map(|parcel| self.address(parcel)).unzip();
         let batch = Arc::new(Batch { messages });
-        let in_flight = InFlight {
-            lane,
-            batch: batch.clone(),
-            shares,
-        };
+        let in_flight = InFlight { lane, batch: batch.clone(), shares };
         self.requests.insert(request, in_flight);
-        effects.push(Effect::Send {
-            lane,
-            request,
-            batch,
-        });
+        effects.push(Effect::Send { lane, request, batch });
     }
 
     fn address(&self, parcel: Parcel) -> (Message, Share) {
@@ -523,13 +493,7 @@ impl State {
             cursor: cursor.unwrap_or_else(|| self.ledger.recorded().clone()),
             entries: parcel.entries,
         };
-        (
-            message,
-            Share {
-                org: parcel.org,
-                runs: parcel.runs,
-            },
-        )
+        (message, Share { org: parcel.org, runs: parcel.runs })
     }
 
     /// Whether the lane has an org due and nothing on the way.
@@ -547,11 +511,7 @@ pub fn step(state: &mut State, now: Time, chance: u64, input: Input, effects: &m
         Input::Woken => state.woken = true,
         Input::Read(chunk) => state.read(now, chunk),
         Input::ReadFailed => state.read_failed(now, chance),
-        Input::Answered {
-            request,
-            outcome,
-            tally,
-        } => {
+        Input::Answered { request, outcome, tally } => {
             if state.answered(now, chance, request, outcome) {
                 state.count(tally);
             }

@@ -22,20 +22,14 @@ impl Desk {
     fn new(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
             lanes: 4,
-            rate: Rate {
-                burst: 4,
-                window: Duration::from_ms(250),
-            },
+            rate: Rate { burst: 4, window: Duration::from_ms(250) },
             events_per_second: 0,
             message_bytes_max: 262_144,
             memory_limit_bytes: 64 << 20,
         };
         change(&mut settings);
         let kind = EventKind {
-            event_type: EventType {
-                name: "job.updated".into(),
-                entity: "job".into(),
-            },
+            event_type: EventType { name: "job.updated".into(), entity: "job".into() },
             topic: "t".into(),
             key_names: Box::new(["job_id".into()]),
             version: 1,
@@ -51,13 +45,7 @@ impl Desk {
 
     fn step(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
-        step(
-            &mut self.state,
-            Time::from_ms(self.now_ms),
-            99,
-            input,
-            &mut effects,
-        );
+        step(&mut self.state, Time::from_ms(self.now_ms), 99, input, &mut effects);
         effects
     }
 
@@ -80,11 +68,7 @@ impl Desk {
         });
         let entries = entries.collect();
         self.xmax += 1;
-        Chunk {
-            entries,
-            after: position(self.xmax),
-            complete: true,
-        }
+        Chunk { entries, after: position(self.xmax), complete: true }
     }
 
     fn read(&mut self, orgs: &[&str]) -> Vec<Effect> {
@@ -96,17 +80,8 @@ impl Desk {
     }
 
     fn answer(&mut self, request: RequestId, outcome: Outcome) -> Vec<Effect> {
-        let tally = Tally {
-            messages: 1,
-            listed: 1,
-            bytes: 100,
-            ..Tally::default()
-        };
-        self.step(Input::Answered {
-            request,
-            outcome,
-            tally,
-        })
+        let tally = Tally { messages: 1, listed: 1, bytes: 100, ..Tally::default() };
+        self.step(Input::Answered { request, outcome, tally })
     }
 
     /// Delivers these requests, and those that follow from it; returns what they carried.
@@ -125,9 +100,7 @@ impl Desk {
     }
 
     fn deadline_ms(&self) -> Option<u64> {
-        self.state
-            .next_deadline(Time::from_ms(self.now_ms))
-            .map(Time::as_ms)
+        self.state.next_deadline(Time::from_ms(self.now_ms)).map(Time::as_ms)
     }
 }
 
@@ -135,8 +108,11 @@ fn position(xmax: u64) -> Position {
     Position::at(Snapshot::new(xmax, xmax, Vec::new()).unwrap())
 }
 
-/// The requests among the effects, each with the orgs and ids of its messages.
-fn sends(effects: &[Effect]) -> Vec<(RequestId, Vec<(String, Vec<i64>)>)> {
+/// A request, and for each message the org and the ids of its entries.
+type Request = (RequestId, Vec<(String, Vec<i64>)>);
+
+/// The requests among the effects.
+fn sends(effects: &[Effect]) -> Vec<Request> {
     let sends = effects.iter().filter_map(|effect| match effect {
         Effect::Send { request, batch, .. } => Some((request, batch)),
         _ => None,
@@ -148,12 +124,10 @@ fn sends(effects: &[Effect]) -> Vec<(RequestId, Vec<(String, Vec<i64>)>)> {
         };
         batch.messages.iter().map(message).collect()
     };
-    sends
-        .map(|(&request, batch)| (request, orgs(batch)))
-        .collect()
+    sends.map(|(&request, batch)| (request, orgs(batch))).collect()
 }
 
-fn only_send(effects: &[Effect]) -> (RequestId, Vec<(String, Vec<i64>)>) {
+fn only_send(effects: &[Effect]) -> Request {
     let mut sends = sends(effects);
     assert_eq!(sends.len(), 1, "{effects:?}");
     sends.remove(0)
@@ -187,18 +161,13 @@ fn an_event_goes_out_at_once_and_is_recorded_when_it_is_delivered() {
     let (request, messages) = only_send(&effects);
     assert_eq!(messages, [("a".into(), vec![1])]);
     let effects = desk.answer(request, Outcome::Delivered);
-    let [Effect::Record(recorded)] = &effects[..] else {
-        panic!("{effects:?}")
-    };
+    let [Effect::Record(recorded)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(recorded, &position(11));
     assert!(desk.step(Input::Recorded).is_empty());
     assert_eq!(desk.state.recorded(), &position(11));
     assert_eq!(desk.deadline_ms(), None);
     let counters = desk.state.counters();
-    assert_eq!(
-        (counters.events, counters.messages, counters.requests),
-        (1, 1, 1)
-    );
+    assert_eq!((counters.events, counters.messages, counters.requests), (1, 1, 1));
 }
 
 #[test]
@@ -208,19 +177,12 @@ fn a_flood_of_an_org_is_a_burst_and_one_message_each_window() {
     let mut messages = Vec::new();
     for ms in 0..2_000 {
         desk.now_ms = 5_000 + ms;
-        let effects = if ms % 5 == 0 {
-            desk.read(&["a"])
-        } else {
-            desk.step(Input::Tick)
-        };
+        let effects = if ms % 5 == 0 { desk.read(&["a"]) } else { desk.step(Input::Tick) };
         let delivered = desk.deliver(&effects);
         messages.extend(delivered.into_iter().map(|(_, ids)| (ms, ids.len())));
     }
     let times: Vec<u64> = messages.iter().map(|(ms, _)| *ms).collect();
-    assert_eq!(
-        times,
-        [0, 5, 10, 15, 250, 500, 750, 1_000, 1_250, 1_500, 1_750]
-    );
+    assert_eq!(times, [0, 5, 10, 15, 250, 500, 750, 1_000, 1_250, 1_500, 1_750]);
     let entries: usize = messages.iter().map(|(_, entries)| entries).sum();
     assert_eq!(entries, 350, "of 400 updates in 2 s, up to the last window");
 }
@@ -239,9 +201,7 @@ fn a_wake_during_a_window_of_several_chunks_is_not_lost() {
     let mut chunk = desk.chunk(&[]);
     chunk.after = Position::at(end.clone());
     let effects = desk.step(Input::Read(chunk));
-    let [Effect::Read { from, .. }] = &effects[..] else {
-        panic!("{effects:?}")
-    };
+    let [Effect::Read { from, .. }] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(from, &Position::at(end));
 }
 
@@ -253,10 +213,7 @@ fn reading_stops_when_memory_is_full_and_goes_on_when_half_is_free() {
     let effects = desk.read(&["a", "b", "c", "d"]);
     assert!(desk.state.gauges().held_bytes >= 1_000);
     assert!(!effects.iter().any(is_read), "{effects:?}");
-    let requests: Vec<RequestId> = sends(&effects)
-        .iter()
-        .map(|(request, _)| *request)
-        .collect();
+    let requests: Vec<RequestId> = sends(&effects).iter().map(|(request, _)| *request).collect();
     let mut read_at = None;
     for request in requests {
         let effects = desk.answer(request, Outcome::Delivered);
@@ -265,7 +222,7 @@ fn reading_stops_when_memory_is_full_and_goes_on_when_half_is_free() {
             break;
         }
     }
-    let held = read_at.expect("reading goes on");
+    let held = read_at.unwrap_or_else(|| panic!("reading does not go on"));
     assert!(held < 500 && held.is_multiple_of(entry_bytes), "{held}");
 }
 
@@ -280,21 +237,12 @@ fn a_failure_stops_all_and_one_probe_starts_all_again() {
     assert!(sends(&effects).is_empty() && record(&effects).is_none());
     let status = report(&effects).unwrap();
     assert_eq!(status.state, SinkState::BackingOff);
-    assert_eq!(
-        (status.attempts, status.retry_at),
-        (1, Some(Time::from_ms(5_100)))
-    );
-    assert_eq!(
-        status.failure.unwrap().to_string(),
-        "server_error (HTTP 503)"
-    );
+    assert_eq!((status.attempts, status.retry_at), (1, Some(Time::from_ms(5_100))));
+    assert_eq!(status.failure.unwrap().to_string(), "server_error (HTTP 503)");
     for (request, _) in &requests[1..] {
         assert!(desk.answer(*request, DOWN).is_empty(), "the same failure");
     }
-    assert!(
-        desk.read(&["a"]).is_empty(),
-        "no reading and no sending meanwhile"
-    );
+    assert!(desk.read(&["a"]).is_empty(), "no reading and no sending meanwhile");
     assert_eq!(desk.deadline_ms(), Some(5_100));
 
     let effects = desk.at(5_100);
@@ -304,10 +252,7 @@ fn a_failure_stops_all_and_one_probe_starts_all_again() {
     assert_eq!(desk.deadline_ms(), None);
     let effects = desk.answer(probe, Outcome::Delivered);
     let status = report(&effects).unwrap();
-    assert_eq!(
-        (status.state, status.attempts, status.failure),
-        (SinkState::Running, 0, None)
-    );
+    assert_eq!((status.state, status.attempts, status.failure), (SinkState::Running, 0, None));
     let mut orgs: Vec<String> = messages.into_iter().map(|(org, _)| org).collect();
     for (_, sent) in sends(&effects) {
         orgs.extend(sent.into_iter().map(|(org, _)| org));
@@ -323,10 +268,7 @@ fn a_lost_answer_is_sent_again_with_what_came_since() {
     desk.step(Input::Tick);
     let (request, _) = only_send(&desk.read(&["a"]));
     desk.read(&["a"]);
-    desk.answer(
-        request,
-        Outcome::Unknown(Failure::of(FailureKind::AnswerLost)),
-    );
+    desk.answer(request, Outcome::Unknown(Failure::of(FailureKind::AnswerLost)));
     let (again, messages) = only_send(&desk.at(5_100));
     assert_eq!(messages, [("a".into(), vec![1, 2])]);
     let effects = desk.answer(again, Outcome::Delivered);
@@ -335,10 +277,7 @@ fn a_lost_answer_is_sent_again_with_what_came_since() {
 
 #[test]
 fn new_settings_and_a_resume_try_at_once() {
-    for input in [
-        Input::Resume,
-        Input::Configure(Desk::new(|_| {}).state.settings),
-    ] {
+    for input in [Input::Resume, Input::Configure(Desk::new(|_| {}).state.settings)] {
         let mut desk = Desk::new(|_| {});
         desk.step(Input::Tick);
         let (request, _) = only_send(&desk.read(&["a"]));
@@ -349,10 +288,7 @@ fn new_settings_and_a_resume_try_at_once() {
 
 #[test]
 fn a_pause_lets_the_way_end_and_begins_nothing() {
-    for (input, state) in [
-        (Input::Pause, SinkState::Paused),
-        (Input::Stop, SinkState::Stopped),
-    ] {
+    for (input, state) in [(Input::Pause, SinkState::Paused), (Input::Stop, SinkState::Stopped)] {
         let mut desk = Desk::new(|_| {});
         desk.step(Input::Tick);
         let (request, _) = only_send(&desk.read(&["a"]));
@@ -362,10 +298,7 @@ fn a_pause_lets_the_way_end_and_begins_nothing() {
         let effects = desk.answer(request, Outcome::Delivered);
         assert!(record(&effects).is_some(), "what was delivered is recorded");
         let effects = desk.step(Input::Resume);
-        assert_eq!(
-            sends(&effects).len(),
-            usize::from(state == SinkState::Paused)
-        );
+        assert_eq!(sends(&effects).len(), usize::from(state == SinkState::Paused));
     }
 }
 
@@ -385,16 +318,9 @@ fn a_budget_that_is_short_is_shared_and_orgs_coalesce_in_their_turn() {
             }
         }
         desk.now_ms = 5_000 + ms;
-        effects = if ms % 100 == 0 {
-            desk.read(&orgs)
-        } else {
-            desk.step(Input::Tick)
-        };
+        effects = if ms % 100 == 0 { desk.read(&orgs) } else { desk.step(Input::Tick) };
     }
-    assert!(
-        (140..=165).contains(&messages),
-        "{messages} messages in 10 s at 75 % of 20"
-    );
+    assert!((140..=165).contains(&messages), "{messages} messages in 10 s at 75 % of 20");
     assert_eq!(first_seen.len(), 40, "each org has had its turn");
 }
 
@@ -430,14 +356,7 @@ fn a_hundred_thousand_orgs_cost_no_more_each_than_a_hundred() {
         assert_eq!(desk.state.gauges().orgs, 0);
         began.elapsed().as_secs_f64() / orgs.len() as f64
     };
-    let few = (0..5)
-        .map(|_| time(&names[..1_000]))
-        .fold(f64::MAX, f64::min);
+    let few = (0..5).map(|_| time(&names[..1_000])).fold(f64::MAX, f64::min);
     let many = time(&names);
-    assert!(
-        many < few * 20.0,
-        "{:.1} us against {:.1} us an org",
-        many * 1e6,
-        few * 1e6
-    );
+    assert!(many < few * 20.0, "{:.1} us against {:.1} us an org", many * 1e6, few * 1e6);
 }

@@ -156,7 +156,9 @@ impl SinkRun {
                             }
                         });
                     }
-                    Effect::Send { lane, request, batch } => self.couriers.send(lane, request, batch),
+                    Effect::Send { lane, request, batch } => {
+                        self.couriers.send(lane, request, batch)
+                    }
                     Effect::Record(position) => {
                         worker::report_activity(Some("recording the cursor"));
                         inputs.push_back(match store::record(&self.row.name, &position) {

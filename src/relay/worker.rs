@@ -236,8 +236,9 @@ impl Worker {
                 return Sink::Running(Box::new(run));
             }
             (_, Err(error)) => Err((row, error)),
-            (None, Ok(setup)) => SinkRun::start(row.clone(), setup, number)
-                .map_err(|error| (row, error)),
+            (None, Ok(setup)) => {
+                SinkRun::start(row.clone(), setup, number).map_err(|error| (row, error))
+            }
         };
         match started {
             Ok(run) => Sink::Running(Box::new(run)),

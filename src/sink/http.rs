@@ -17,12 +17,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ureq::Agent;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::transport::DefaultConnector;
 
 use crate::config::SinkOptions;
 use crate::envelope::Tally;
 use crate::error::{Error, ErrorKind};
 use crate::relay::plan::RequestId;
 
+use super::resolver::Remembering;
 use super::{Batch, Endpoint, Failure, FailureKind, Outcome};
 
 /// How much of an answer is read so that the connection can be used again.
@@ -64,10 +66,7 @@ impl HttpOptions {
             None => RootCerts::WebPki,
             Some(path) => read_roots(path)?,
         };
-        Ok(Self {
-            timeout: Duration::from_millis(options.timeout_ms),
-            roots,
-        })
+        Ok(Self { timeout: Duration::from_millis(options.timeout_ms), roots })
     }
 
     fn agent(&self) -> Agent {
@@ -82,7 +81,7 @@ impl HttpOptions {
             .max_idle_age(IDLE_AGE_MAX)
             .user_agent(concat!("pg_outbox/", env!("CARGO_PKG_VERSION")))
             .build();
-        config.into()
+        Agent::with_parts(config, DefaultConnector::default(), Remembering::default())
     }
 }
 
@@ -92,11 +91,6 @@ pub struct Answer {
     pub request: RequestId,
     pub outcome: Outcome,
     pub tally: Tally,
-}
-
-struct Work {
-    request: RequestId,
-    batch: Arc<Batch>,
 }
 
 /// The lanes of one sink.
@@ -114,19 +108,19 @@ impl Couriers {
     /// Starts nothing yet: a lane gets its thread with its first request.
     pub fn new(endpoint: Arc<dyn Endpoint>, options: HttpOptions, hooks: Hooks) -> Self {
         let (sender, answers) = mpsc::channel();
-        Self {
-            endpoint,
-            options,
-            hooks,
-            threads: Vec::new(),
-            sender,
-            answers,
-        }
+        Self { endpoint, options, hooks, threads: Vec::new(), sender, answers }
     }
 
     /// Sends a batch on a lane that has no request on the way. Never waits.
     pub fn send(&mut self, lane: usize, request: RequestId, batch: Arc<Batch>) {
-        let mut work = Work { request, batch };
+        let reply = Reply {
+            request,
+            outcome: Outcome::Refused(Failure::of(FailureKind::NoThread)),
+            tally: Tally::default(),
+            answers: self.sender.clone(),
+            wake: self.hooks.wake,
+        };
+        let mut work = Work { batch, reply };
         if let Some(Some(thread)) = self.threads.get(lane) {
             match thread.try_send(work) {
                 Ok(()) => return,
@@ -144,31 +138,19 @@ impl Couriers {
 
     /// Gives the lane a new thread that begins with this work.
     fn start(&mut self, lane: usize, work: Work) {
-        let request = work.request;
         let (thread, inbox) = mpsc::sync_channel(1);
         // The channel is new and has room for one.
         let _ = thread.try_send(work);
-        let courier = Courier {
-            agent: self.options.agent(),
-            endpoint: self.endpoint.clone(),
-            inbox,
-            answers: self.sender.clone(),
-            wake: self.hooks.wake,
-        };
+        let courier =
+            Courier { agent: self.options.agent(), endpoint: self.endpoint.clone(), inbox };
         let builder = thread::Builder::new().name(format!("pg_outbox lane {lane}"));
-        match (self.hooks.spawn)(builder, Box::new(move || courier.run())) {
-            Ok(()) => {
-                if self.threads.len() <= lane {
-                    self.threads.resize_with(lane + 1, || None);
-                }
-                if let Some(place) = self.threads.get_mut(lane) {
-                    *place = Some(thread);
-                }
-            }
-            Err(_) => {
-                let mut reply = Reply::new(request, &self.sender, self.hooks.wake);
-                reply.outcome = Outcome::Refused(Failure::of(FailureKind::NoThread));
-            }
+        // Without a thread the work is dropped, and so answered.
+        let is_started = (self.hooks.spawn)(builder, Box::new(move || courier.run())).is_ok();
+        if self.threads.len() <= lane {
+            self.threads.resize_with(lane + 1, || None);
+        }
+        if let Some(place) = self.threads.get_mut(lane) {
+            *place = is_started.then_some(thread);
         }
     }
 }
@@ -186,15 +168,13 @@ struct Courier {
     agent: Agent,
     endpoint: Arc<dyn Endpoint>,
     inbox: Receiver<Work>,
-    answers: Sender<Answer>,
-    wake: fn(),
 }
 
 impl Courier {
     fn run(self) {
         let mut body = Vec::new();
-        while let Ok(Work { request, batch }) = self.inbox.recv() {
-            let mut reply = Reply::new(request, &self.answers, self.wake);
+        while let Ok(Work { batch, mut reply }) = self.inbox.recv() {
+            reply.outcome = Outcome::Unknown(Failure::of(FailureKind::AnswerLost));
             body.clear();
             reply.tally = self.endpoint.write_body(&mut body, &batch);
             // The events are the plan's to free, not kept alive by a slow network.
@@ -209,47 +189,27 @@ impl Courier {
     }
 }
 
-/// Answers when it is dropped, and so however the work ends.
-struct Reply<'a> {
+/// A batch on its way to a thread.
+struct Work {
+    batch: Arc<Batch>,
+    reply: Reply,
+}
+
+/// Answers when it is dropped: done with, on a thread that dies, or in a queue that nobody reads
+/// any more.
+struct Reply {
     request: RequestId,
     outcome: Outcome,
     tally: Tally,
-    answers: &'a Sender<Answer>,
+    answers: Sender<Answer>,
     wake: fn(),
 }
 
-impl<'a> Reply<'a> {
-    fn new(request: RequestId, answers: &'a Sender<Answer>, wake: fn()) -> Self {
-        let outcome = Outcome::Unknown(Failure::of(FailureKind::AnswerLost));
-        let tally = Tally::default();
-        Self {
-            request,
-            outcome,
-            tally,
-            answers,
-            wake,
-        }
-    }
-}
-
-impl Drop for Reply<'_> {
+impl Drop for Reply {
     fn drop(&mut self) {
-        let Self {
-            request,
-            outcome,
-            tally,
-            ..
-        } = *self;
+        let Self { request, outcome, tally, .. } = *self;
         // When the lanes are gone, nobody wants to know.
-        if self
-            .answers
-            .send(Answer {
-                request,
-                outcome,
-                tally,
-            })
-            .is_ok()
-        {
+        if self.answers.send(Answer { request, outcome, tally }).is_ok() {
             (self.wake)();
         }
     }
@@ -304,12 +264,9 @@ fn outcome_of(error: &ureq::Error) -> Outcome {
 
 fn read_roots(path: &str) -> Result<RootCerts, Error> {
     let unusable = |detail: String| {
-        Error::new(
-            ErrorKind::UnusableFile,
-            format!("cannot use ca_file \"{path}\""),
-        )
-        .detail(detail)
-        .hint("It must hold certificates in PEM, readable by the server's user.")
+        Error::new(ErrorKind::UnusableFile, format!("cannot use ca_file \"{path}\""))
+            .detail(detail)
+            .hint("It must hold certificates in PEM, readable by the server's user.")
     };
     let pem = fs::read(path).map_err(|error| unusable(error.to_string()))?;
     let items = parse_pem(&pem).map(|item| match item {
@@ -317,9 +274,7 @@ fn read_roots(path: &str) -> Result<RootCerts, Error> {
         Ok(_) => Ok(None),
         Err(_) => Err(unusable("It is not PEM.".into())),
     });
-    let certificates = items
-        .filter_map(Result::transpose)
-        .collect::<Result<Vec<_>, _>>()?;
+    let certificates = items.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
     if certificates.is_empty() {
         return Err(unusable("It holds no certificate.".into()));
     }

@@ -7,6 +7,7 @@
 
 pub mod http;
 pub mod realtime;
+mod resolver;
 
 use std::fmt;
 
@@ -155,10 +156,7 @@ impl Failure {
     }
 
     pub const fn with_status(kind: FailureKind, status: u16) -> Self {
-        Self {
-            kind,
-            status: Some(status),
-        }
+        Self { kind, status: Some(status) }
     }
 }
 

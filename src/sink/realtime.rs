@@ -86,10 +86,7 @@ impl Endpoint for Realtime {
             Token::Signed(signer) => signer.sign(unix_seconds),
         };
         // The server reads the first, a gateway in front of it the second.
-        vec![
-            ("authorization", format!("Bearer {token}")),
-            ("apikey", token),
-        ]
+        vec![("authorization", format!("Bearer {token}")), ("apikey", token)]
     }
 
     fn write_body(&self, body: &mut Vec<u8>, batch: &Batch) -> Tally {
@@ -103,10 +100,7 @@ impl Endpoint for Realtime {
             tally.add(self.write_message(body, message));
         }
         json::write_bytes(body, b"]}");
-        Tally {
-            bytes: (body.len() - start) as u64,
-            ..tally
-        }
+        Tally { bytes: (body.len() - start) as u64, ..tally }
     }
 
     fn outcome(&self, status: u16) -> Outcome {
@@ -143,19 +137,15 @@ impl Endpoint for Realtime {
 /// Shows the address and nothing of the token.
 impl fmt::Debug for Realtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Realtime")
-            .field("url", &self.url)
-            .finish_non_exhaustive()
+        f.debug_struct("Realtime").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
 fn sendable(token: &str) -> Result<String, Error> {
     let unusable = |what: &str| {
-        Error::new(
-            ErrorKind::UnusableSecret,
-            format!("the token of the sink {what}"),
+        Error::new(ErrorKind::UnusableSecret, format!("the token of the sink {what}")).hint(
+            "Set it again with outbox.set_secret, or write it into key_file: the token alone.",
         )
-        .hint("Set it again with outbox.set_secret, or write it into key_file: the token alone.")
     };
     if token.is_empty() {
         return Err(unusable("is empty"));
