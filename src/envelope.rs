@@ -11,8 +11,6 @@
 //! is as well off as with a million ids. The bound holds whatever is in the outbox: an event that
 //! is too large alone, or whose captured text is damaged, is told as a refresh too.
 
-pub mod json;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -20,6 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::cursor::Position;
 use crate::event::{Entry, EventId, EventKind};
+use crate::json;
 
 /// Version of the wire format. A client must not read a message with a higher one.
 const FORMAT_VERSION: u32 = 1;
@@ -28,8 +27,12 @@ const FORMAT_VERSION: u32 = 1;
 /// repeats beyond is counted and not looked for, so that a backlog costs no memory.
 const DISTINCT_FACTOR: usize = 8;
 
-/// What a refresh takes beside its names: members, two ids, a count.
+/// What a refresh takes beside its names and its origin: members, two ids, a count.
 const REFRESH_BYTES: usize = 220;
+
+/// What a member takes beside its text, and what escaping makes of a byte at most.
+const ORIGIN_BYTES: usize = 12;
+const ESCAPED_BYTES: usize = 6;
 
 /// All that an org had to send, and where its cursor stands once it has it.
 #[derive(Debug)]
@@ -115,6 +118,8 @@ struct Refresh<'a> {
     count: u64,
     first: EventId,
     last: EventId,
+    /// Of all of its events; none as soon as one differs.
+    origin: Option<&'a str>,
 }
 
 /// What makes two events the same to a client that has yet to hear of either.
@@ -167,6 +172,7 @@ impl<'a> Selection<'a> {
     fn defer(&mut self, entry: &'a Entry, first: EventId, count: u32) {
         let EventKind { event_type, topic, .. } = &*entry.kind;
         let last = first.plus(count.saturating_sub(1));
+        let origin = entry.origin.as_deref();
         let known = self.refreshes.iter_mut().rev();
         let mut known = known.filter(|r| *r.entity == *event_type.entity && *r.topic == **topic);
         match known.next() {
@@ -175,6 +181,7 @@ impl<'a> Selection<'a> {
                 // Deferred in two passes, so neither end is simply the newest.
                 refresh.first = refresh.first.min(first);
                 refresh.last = refresh.last.max(last);
+                refresh.origin = refresh.origin.filter(|_| refresh.origin == origin);
             }
             None => self.refreshes.push(Refresh {
                 topic,
@@ -182,6 +189,7 @@ impl<'a> Selection<'a> {
                 count: u64::from(count),
                 first,
                 last,
+                origin,
             }),
         }
     }
@@ -189,17 +197,24 @@ impl<'a> Selection<'a> {
     /// Bytes to keep free for refreshes, should each entity of the message need one.
     fn reserve(&self) -> usize {
         let mut names: Vec<(&str, &str)> = Vec::new();
+        let mut origin_bytes = 0;
         let events = self.events.iter().map(|event| {
             let kind = &*event.entry.kind;
-            (&*kind.topic, &*kind.event_type.entity)
+            ((&*kind.topic, &*kind.event_type.entity), event.entry.origin.as_deref())
         });
-        let refreshes = self.refreshes.iter().map(|refresh| (refresh.topic, refresh.entity));
-        for name in events.chain(refreshes) {
+        let refreshes = self.refreshes.iter().map(|refresh| {
+            let name = (refresh.topic, refresh.entity);
+            (name, refresh.origin)
+        });
+        for (name, origin) in events.chain(refreshes) {
             if names.last() != Some(&name) && !names.contains(&name) {
                 names.push(name);
             }
+            let bytes = origin.map_or(0, |origin| ORIGIN_BYTES + ESCAPED_BYTES * origin.len());
+            origin_bytes = origin_bytes.max(bytes);
         }
-        names.iter().map(|(topic, entity)| REFRESH_BYTES + topic.len() + entity.len()).sum()
+        let each = REFRESH_BYTES + origin_bytes;
+        names.iter().map(|(topic, entity)| each + topic.len() + entity.len()).sum()
     }
 
     /// Writes what fits before `end`, up to `events_max`; returns how many. Leaves the rest to
@@ -248,7 +263,12 @@ impl<'a> Selection<'a> {
             refresh.first.with_text(|text| json::write_bytes(out, text.as_bytes()));
             json::write_bytes(out, b"\",\"last_event_id\":\"");
             refresh.last.with_text(|text| json::write_bytes(out, text.as_bytes()));
-            json::write_bytes(out, b"\"}");
+            out.push(b'"');
+            if let Some(origin) = refresh.origin {
+                json::write_bytes(out, b",\"origin\":");
+                json::write_text(out, origin);
+            }
+            out.push(b'}');
         }
         self.refreshes.len() as u64
     }

@@ -196,6 +196,21 @@ fn beyond_the_number_of_events_one_refresh_stands_for_each_entity() {
 }
 
 #[test]
+fn a_refresh_has_the_origin_that_all_of_its_events_share() {
+    let job = kind("job.updated", &["job_id"]);
+    let from = |origin: Option<&str>, number| Entry {
+        origin: origin.map(Into::into),
+        ..entry(&job, number, "[1]")
+    };
+    let limits = Limits { events_max: 0, ..LIMITS };
+    let origin = |entries| events(entries, limits)[0]["origin"].clone();
+    assert_eq!(origin(vec![from(Some("tab"), 1), from(Some("tab"), 2)]), json!("tab"));
+    assert_eq!(origin(vec![from(Some("tab"), 1), from(Some("other"), 2)]), Value::Null);
+    assert_eq!(origin(vec![from(Some("tab"), 1), from(None, 2)]), Value::Null);
+    assert_eq!(origin(vec![from(None, 1), from(Some("tab"), 2)]), Value::Null);
+}
+
+#[test]
 fn repeats_leave_room_for_others() {
     let job = kind("job.updated", &["job_id"]);
     let repeated = (0..100).map(|n| entry(&job, n, "[7]"));

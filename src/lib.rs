@@ -21,6 +21,7 @@ pub mod error;
 pub mod event;
 #[cfg(feature = "extension")]
 mod gucs;
+pub mod json;
 #[cfg(feature = "extension")]
 mod pg;
 pub mod relay;

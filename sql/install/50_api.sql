@@ -31,7 +31,7 @@ comment on function _private.system_identifier() is 'Identifier of this cluster.
 create function outbox.wake() returns void
 language c as 'MODULE_PATHNAME', 'wake_wrapper';
 comment on function outbox.wake() is
-    'Wakes the relay of this database when the transaction commits. Never needed; harmless.';
+    'Wakes the relay of this database when the transaction commits, and makes it try a sink at once that waits after a failure. Needed for nothing else; harmless.';
 
 create function _private.reconfigured() returns trigger
 language c as 'MODULE_PATHNAME', 'outbox_reconfigured';

@@ -29,7 +29,6 @@ use source::Source;
 use std::cell::RefCell;
 
 /// A row's identity, and what travels with it.
-#[derive(PartialEq, Eq)]
 pub struct Identity {
     pub org_id: Vec<u8>,
     /// A JSON value.
@@ -62,20 +61,17 @@ pub fn on_row(call: &TriggerCall<'_>) {
     let Some(source) = source::of(call) else { return };
     let Some(change) = call.change() else { return };
     flush::prepare();
+    let moved = with_state(|state| moved::settle(state, &source, &change));
+    // The output functions of a row's types are anybody's code, which may change a source itself:
+    // nothing of ours is held while they run.
+    if let Change::Delete { old, to_other_partition: true } = change {
+        let moved = moved::depart(&source, old);
+        return with_state(|state| state.moved = Some(moved));
+    }
+    let Some(events) = Events::of(&source, change, moved) else { return };
     with_state(|state| {
-        let moved = moved::settle(state, &source, &change);
-        match change {
-            Change::Insert { new } => match moved {
-                Some(moved) => state.moved_to(&moved, &source, new),
-                None => state.single(&source, source.created_type, new),
-            },
-            Change::Update { old, new } => state.updated(&source, old, new),
-            Change::Delete { old, to_other_partition: true } => {
-                state.moved = moved::depart(&source, old);
-            }
-            Change::Delete { old, to_other_partition: false } => {
-                state.single(&source, source.deleted_type, old);
-            }
+        for identity in events.identities.iter().flatten() {
+            state.append(source.id, events.type_id, identity);
         }
     });
     flush::after_append();
@@ -120,62 +116,59 @@ fn with_state<R>(work: impl FnOnce(&mut Capture) -> R) -> R {
     CAPTURE.with_borrow_mut(work)
 }
 
-impl Capture {
-    /// An event of one row version.
-    fn single(&mut self, source: &Source, type_id: Option<i16>, row: Row<'_>) {
-        if let (Some(type_id), Some(identity)) = (type_id, identity(source, row)) {
-            self.append(source.id, type_id, &identity);
+/// What a change comes to: an event for each identity, the old one first.
+struct Events {
+    type_id: i16,
+    identities: [Option<Identity>; 2],
+}
+
+impl Events {
+    fn of(source: &Source, change: Change<'_>, moved: Option<Moved>) -> Option<Events> {
+        match (change, moved) {
+            (Change::Insert { new }, Some(moved)) => Events::of_arrival(source, moved, new),
+            (Change::Insert { new }, None) => Events::of_row(source, source.created_type, new),
+            (Change::Update { old, new }, _) => Events::of_update(source, old, new),
+            (Change::Delete { old, .. }, _) => Events::of_row(source, source.deleted_type, old),
         }
     }
 
-    fn updated(&mut self, source: &Source, old: Row<'_>, new: Row<'_>) {
-        let Some(type_id) = source.updated_type else { return };
+    /// `type_id` is none where this kind of change is no event.
+    fn of_row(source: &Source, type_id: Option<i16>, row: Row<'_>) -> Option<Events> {
+        Some(Events { type_id: type_id?, identities: [identity(source, row), None] })
+    }
+
+    fn of_update(source: &Source, old: Row<'_>, new: Row<'_>) -> Option<Events> {
+        let type_id = source.updated_type?;
         let stays = source
             .keys
             .iter()
             .chain([&source.org])
             .all(|value| same_image(old, new, value.attribute));
-        if stays {
-            if source.watch.iter().any(|&watched| !same_image(old, new, watched)) {
-                self.single(source, Some(type_id), new);
-            }
-            return;
+        if !stays {
+            let identities = [identity(source, old), identity(source, new)];
+            return Some(Events { type_id, identities });
         }
-        self.both(source, type_id, identity(source, old), identity(source, new));
+        let differs = source.watch.iter().any(|&watched| !same_image(old, new, watched));
+        differs.then(|| Events::of_row(source, Some(type_id), new)).flatten()
     }
 
     /// The end of an update that carried a row to another partition.
-    fn moved_to(&mut self, moved: &Moved, source: &Source, new: Row<'_>) {
-        let Some(type_id) = source.updated_type else { return };
+    fn of_arrival(source: &Source, moved: Moved, new: Row<'_>) -> Option<Events> {
+        let type_id = source.updated_type?;
         let identity = identity(source, new);
         let stays = match (&moved.identity, &identity) {
             (Some(old), Some(new)) => old.org_id == new.org_id && old.key == new.key,
             (None, None) => true,
             _ => false,
         };
-        if stays {
-            if let Some(identity) = identity.filter(|_| moved.differs(source, new)) {
-                self.append(source.id, type_id, &identity);
-            }
-            return;
+        if !stays {
+            return Some(Events { type_id, identities: [moved.identity, identity] });
         }
-        let old = moved.identity.as_ref().map(Identity::share);
-        self.both(source, type_id, old, identity);
+        moved.differs(source, new).then_some(Events { type_id, identities: [identity, None] })
     }
+}
 
-    /// An event for each side that has an organisation, the old one first.
-    fn both(
-        &mut self,
-        source: &Source,
-        type_id: i16,
-        old: Option<Identity>,
-        new: Option<Identity>,
-    ) {
-        for identity in [old, new].into_iter().flatten() {
-            self.append(source.id, type_id, &identity);
-        }
-    }
-
+impl Capture {
     fn append(&mut self, source_id: i32, type_id: i16, identity: &Identity) {
         let origin = self.origin.current();
         let kind = match &self.last_kind {
@@ -208,12 +201,6 @@ impl Capture {
         self.origin = origin::Origin::default();
         self.last_kind = None;
         self.closing = false;
-    }
-}
-
-impl Identity {
-    fn share(&self) -> Identity {
-        Identity { org_id: self.org_id.clone(), key: self.key.clone(), data: self.data.clone() }
     }
 }
 

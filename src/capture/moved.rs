@@ -33,15 +33,15 @@ impl Moved {
 }
 
 /// Keeps what a row leaves behind.
-pub fn depart(source: &Source, old: Row<'_>) -> Option<Moved> {
-    Some(Moved {
+pub fn depart(source: &Source, old: Row<'_>) -> Moved {
+    Moved {
         source_id: source.id,
         deleted_type: source.deleted_type,
         identity: identity(source, old),
         images: source.watch.iter().map(|&watched| image(old, watched)).collect(),
         depth: trigger::depth(),
         level: xact::level(),
-    })
+    }
 }
 
 /// Called with each change: the moving row if this is its arrival. Any other change at its depth

@@ -4,9 +4,10 @@
 //! relation's descriptors hold in memory already: no query, no rights, and no state that could be
 //! older than the statement that fires. Descriptions are kept until the relation changes.
 
+use crate::json;
 use crate::pg::row::Attribute;
 use crate::pg::trigger::{Column, TriggerCall};
-use crate::pg::value::{Encoding, write_json_string};
+use crate::pg::value::Encoding;
 use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -96,9 +97,9 @@ fn describe(call: &TriggerCall<'_>) -> Option<Source> {
         values(watch)?.into_iter().map(|value| value.attribute).collect()
     };
     let names = names.iter().map(|name| {
-        let mut json = Vec::new();
-        write_json_string(name.as_bytes(), &mut json);
-        json
+        let mut name_json = Vec::new();
+        json::write_text(&mut name_json, name);
+        name_json
     });
     Some(Source {
         id: id.parse().ok()?,

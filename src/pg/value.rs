@@ -1,5 +1,7 @@
 //! Values of columns as text and as JSON, the same whatever the session's settings are.
 
+use crate::event::EventId;
+use crate::json;
 use pgrx::pg_sys::{self, Datum, Oid};
 use std::ffi::{CStr, c_char};
 
@@ -81,12 +83,12 @@ impl Encoding {
             }
             Encoding::Text => {
                 // SAFETY: a varlena of text, by the encoding.
-                unsafe { varlena_bytes(datum, |text| write_json_string(text, out)) }
+                unsafe { varlena_bytes(datum, |text| json::write_utf8(out, text)) }
             }
             Encoding::Other { output } => {
                 let mut text = Vec::new();
                 write_output(output, datum, &mut text);
-                write_json_string(&text, out);
+                json::write_utf8(out, &text);
             }
         }
     }
@@ -101,7 +103,8 @@ impl Encoding {
             Encoding::Uuid => {
                 // SAFETY: a uuid is sixteen bytes by reference.
                 let bytes = unsafe { &*datum.cast_mut_ptr::<[u8; 16]>() };
-                write_uuid(bytes, out);
+                EventId::from_bytes(*bytes)
+                    .with_text(|text| out.extend_from_slice(text.as_bytes()));
             }
             Encoding::Text | Encoding::Json => write_text(datum, out),
             Encoding::DateTime(type_oid) => write_date_time(type_oid, datum, out),
@@ -126,41 +129,13 @@ pub(super) unsafe fn varlena_bytes<R>(datum: Datum, read: impl FnOnce(&[u8]) -> 
     }
 }
 
-/// Appends text as a JSON string. Control characters, quotes and backslashes are escaped (RFC
-/// 8259 §7); everything else is UTF-8 as it is.
-pub fn write_json_string(text: &[u8], out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    let mut plain = 0;
-    for (index, &byte) in text.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(text.get(plain..index).unwrap_or_default());
-        plain = index + 1;
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
-                let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
-            }
-        }
-    }
-    out.extend_from_slice(text.get(plain..).unwrap_or_default());
-    out.push(b'"');
-}
-
 fn write_integer(value: i64, out: &mut Vec<u8>) {
     let exact = value.unsigned_abs() <= EXACT_MAX;
     let text = value.to_string();
     if exact {
         out.extend_from_slice(text.as_bytes());
     } else {
-        write_json_string(text.as_bytes(), out);
+        json::write_text(out, &text);
     }
 }
 
@@ -176,25 +151,13 @@ fn write_number(output: Oid, datum: Datum, out: &mut Vec<u8>) {
     if exact {
         out.extend_from_slice(&text);
     } else {
-        write_json_string(&text, out);
+        json::write_utf8(out, &text);
     }
 }
 
 fn write_text(datum: Datum, out: &mut Vec<u8>) {
     // SAFETY: a varlena of text, by the encoding.
     unsafe { varlena_bytes(datum, |text| out.extend_from_slice(text)) }
-}
-
-fn write_uuid(bytes: &[u8; 16], out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
-    for (index, byte) in bytes.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            out.push(b'-');
-        }
-        out.push(digit(byte >> 4));
-        out.push(digit(byte & 15));
-    }
 }
 
 fn write_date_time(type_oid: Oid, datum: Datum, out: &mut Vec<u8>) {

@@ -70,7 +70,8 @@ impl SinkRun {
         self.trouble.take()
     }
 
-    /// Takes over what has changed.
+    /// Takes over what has changed. A sink that waits is tried at once: the change, or what made
+    /// somebody ask, may be its cure.
     pub fn reconfigure(&mut self, clock: &mut Clock, row: SinkRow, setup: Setup) {
         self.reader.forget_kinds();
         if setup != self.setup {
@@ -79,6 +80,7 @@ impl SinkRun {
             return;
         }
         self.row.is_paused = row.is_paused;
+        self.feed(clock, Input::Configure(self.setup.settings()));
     }
 
     /// Pauses or resumes, as the sink's row and the settings say.

@@ -56,7 +56,11 @@ impl Setup {
     }
 
     pub fn plan(&self, row: &SinkRow) -> State {
-        State::new(Settings::new(&self.options, self.memory_bytes_max), row.position.clone())
+        State::new(self.settings(), row.position.clone())
+    }
+
+    pub fn settings(&self) -> Settings {
+        Settings::new(&self.options, self.memory_bytes_max)
     }
 
     /// Asks the sink whether it would take what we send; waits for its answer.

@@ -10,8 +10,9 @@
 use std::fmt;
 
 use crate::config::{Credential, SinkOptions};
-use crate::envelope::{self, Limits, Message, Tally, json};
+use crate::envelope::{self, Limits, Message, Tally};
 use crate::error::{Error, ErrorKind};
+use crate::json;
 use crate::token::Signer;
 
 use super::{Batch, Endpoint, Failure, FailureKind, Outcome};

@@ -14,15 +14,24 @@ pub fn write_number(out: &mut Vec<u8>, number: u64) {
 
 /// Appends a JSON string, quotes included.
 pub fn write_text(out: &mut Vec<u8>, text: &str) {
+    write_utf8(out, text.as_bytes());
+}
+
+/// Appends a JSON string of bytes that are UTF-8. Quotes, backslashes and control characters are
+/// escaped (RFC 8259 §7), everything else stands as it is.
+pub fn write_utf8(out: &mut Vec<u8>, text: &[u8]) {
     const HEX: [u8; 16] = *b"0123456789abcdef";
     out.push(b'"');
-    for chunk in text.as_bytes().chunk_by(|_, next| !is_special(*next)) {
+    for chunk in text.chunk_by(|_, next| !is_special(*next)) {
         let (first, plain) = match chunk.split_first() {
             Some((first, plain)) if is_special(*first) => (Some(*first), plain),
             _ => (None, chunk),
         };
         match first {
             Some(byte @ (b'"' | b'\\')) => write_bytes(out, &[b'\\', byte]),
+            Some(b'\n') => write_bytes(out, b"\\n"),
+            Some(b'\r') => write_bytes(out, b"\\r"),
+            Some(b'\t') => write_bytes(out, b"\\t"),
             Some(byte) => {
                 let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
                 write_bytes(out, b"\\u00");
@@ -93,7 +102,7 @@ mod tests {
             let written = text(sample);
             assert_eq!(serde_json::from_str::<String>(&written).ok().as_deref(), Some(sample));
         }
-        assert_eq!(text("o\"r\\g\n1"), r#""o\"r\\g\u000a1""#);
+        assert_eq!(text("o\"r\\g\n\u{1}1"), r#""o\"r\\g\n\u00011""#);
     }
 
     #[test]
