@@ -36,7 +36,8 @@ describe('opening', () => {
         for await (const chunk of response) text += chunk;
         resolve([response.statusCode, text && JSON.parse(text)]);
       });
-      asked.on('upgrade', () => reject(new Error('the socket was opened'))).on('error', reject).end();
+      asked.on('upgrade', () => reject(new Error('the socket was opened')));
+      asked.on('error', reject).end();
     });
   }
 
@@ -62,7 +63,8 @@ describe('opening', () => {
 
   test('for an unknown tenant is 404', async () => {
     const headers = { host: 'other.example.com' };
-    assert.deepEqual(await refusal(`?apikey=${ANON}`, headers), [404, { error: 'Tenant not found' }]);
+    const expected = [404, { error: 'Tenant not found' }];
+    assert.deepEqual(await refusal(`?apikey=${ANON}`, headers), expected);
   });
 
   test('takes the key of the header before that of the query', async () => {
@@ -79,17 +81,17 @@ describe('opening', () => {
 
 describe('delays', () => {
   test('refusals of joins and handshakes are held back', async () => {
-    const slow = await start({ joinErrorDelayMs: 300, handshakeErrorDelayMs: 200 });
+    const slow = await start({ joinErrorDelayMs: 900, handshakeErrorDelayMs: 900 });
     try {
       const startedAt = performance.now();
       await assert.rejects(RawSocket.open(slow, { token: 'x' }), /401/);
       const refusedAt = performance.now();
-      assert.ok(refusedAt - startedAt >= 195, `${refusedAt - startedAt}`);
+      assert.ok(refusedAt - startedAt >= 890, `${refusedAt - startedAt}`);
       const socket = await RawSocket.open(slow);
       const openedAt = performance.now();
-      assert.ok(openedAt - refusedAt < 195, `${openedAt - refusedAt}`);
+      assert.ok(openedAt - refusedAt < 890, `${openedAt - refusedAt}`);
       assert.equal((await socket.join('realtime:')).status, 'error');
-      assert.ok(performance.now() - openedAt >= 295);
+      assert.ok(performance.now() - openedAt >= 890);
     } finally {
       await slow.stop();
     }
@@ -135,7 +137,8 @@ for (const version of /** @type {const} */ ([1, 2])) {
       assert.equal(close.joinRef, joinRefOf(first.ref));
       await post(realtime, { messages: [message('twice')] });
       await socket.heartbeat();
-      assert.equal(socket.framesOf('broadcast').filter(({ topic }) => topic === 'realtime:twice').length, 1);
+      const topics = socket.framesOf('broadcast').map(({ topic }) => topic);
+      assert.deepEqual(topics.filter((topic) => topic === 'realtime:twice').length, 1);
     });
 
     test('what was not joined', async () => {
@@ -154,9 +157,12 @@ for (const version of /** @type {const} */ ([1, 2])) {
     });
 
     test('what is no frame is ignored', async () => {
-      const other = version === 2 ? '{"topic":"phoenix","event":"heartbeat"}' : '[null,"1","phoenix","heartbeat",{}]';
+      const [object, list] =
+        ['{"topic":"phoenix","event":"heartbeat"}', '[null,"1","phoenix","heartbeat",{}]'];
+      const other = version === 2 ? object : list;
       const bytes = [Buffer.alloc(0), Buffer.from([3, 9, 9, 9, 9, 9, 9]), Buffer.from([7])];
-      for (const data of ['', 'hello', '7', 'null', '{}', '[]', other, ...bytes]) socket.sendRaw(data);
+      const texts = ['', 'hello', '7', 'null', '{}', '[]', other];
+      for (const data of [...texts, ...bytes]) socket.sendRaw(data);
       const count = socket.frames.length;
       await socket.heartbeat();
       assert.equal(socket.frames.length, count + 1);
@@ -321,7 +327,7 @@ describe('closing', () => {
   });
 
   test('a socket without a channel is dropped, one with a channel is not', async () => {
-    const hasty = await start({ socketWithoutChannelMs: 300 });
+    const hasty = await start({ socketWithoutChannelMs: 1_000 });
     try {
       const [bare, joined] = [await RawSocket.open(hasty), await RawSocket.open(hasty)];
       await joined.join('realtime:room');
