@@ -13,7 +13,6 @@ const SCHEMA = new URL('schema.sql', import.meta.url);
 const INSTALL_LOCK = 0x7265616c;
 const PARTITION_DAYS = [-1, 0, 1, 2, 3];
 const PARTITION_CHECK_MS = 60 * 60_000;
-const CONNECT_TIMEOUT_MS = 5_000;
 
 /**
  * @typedef {'MissingPartition' | 'QueryCanceled' | 'RlsPolicyError' | 'UnableToConnectToProject'
@@ -39,13 +38,13 @@ export class Database {
   #janitor;
 
   /** @param {import('./options.mjs').Options & { databaseUrl: string }} options */
-  constructor({ databaseUrl, databaseConnections, log }) {
+  constructor({ databaseUrl, databaseConnections, databaseConnectTimeoutMs, log }) {
     this.url = databaseUrl;
     this.#log = log;
     this.#pool = new pg.Pool({
       connectionString: databaseUrl,
       max: databaseConnections,
-      connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+      connectionTimeoutMillis: databaseConnectTimeoutMs,
       application_name: 'realtime',
       allowExitOnIdle: true,
     });

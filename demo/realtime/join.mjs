@@ -47,9 +47,9 @@ export async function joinChannel(socket, frame, topic) {
   } catch (error) {
     const refusal = asRefusal(error, topic);
     options.log(`join of ${topic} refused: ${refusal.message}`);
-    if (refusal.dropsSocket) return socket.close(CLOSE_GOING_AWAY);
     await pause(options.joinErrorDelayMs, undefined, { ref: false });
     socket.reply(frame, 'error', { reason: refusal.message });
+    if (refusal.dropsSocket) socket.close(CLOSE_GOING_AWAY);
   }
 }
 
@@ -93,6 +93,20 @@ async function admit(socket, frame, topic) {
 }
 
 /**
+ * Changes of tables are not sent here, which looks as in a project that publishes none: the channel
+ * is joined, and a message says why the first subscription had no success.
+ *
+ * @param {any} change
+ */
+function describeUnpublished({ event = '*', schema = 'public', table = '*', filter = '' }) {
+  return (
+    'Unable to subscribe to changes with given parameters. Please check Realtime is enabled for ' +
+    `the given connect parameters: [event: ${event}, schema: ${schema}, table: ${table}, ` +
+    `filters: [${filter}]]`
+  );
+}
+
+/**
  * The answer, and what follows it at once.
  *
  * @param {import('./socket.mjs').Socket} socket
@@ -107,7 +121,7 @@ function welcome(socket, frame, channel, replayed) {
     postgres_changes: postgresChanges.map((change, index) => ({ ...change, id: index + 1 })),
   });
   if (postgresChanges.length > 0) {
-    channel.pushSystem('error', 'the stand-in has no postgres_changes', 'postgres_changes');
+    channel.pushSystem('error', describeUnpublished(postgresChanges[0]), 'postgres_changes');
   }
   for (const { id, content } of replayed) {
     if (content.form === 'text') channel.push('broadcast', content.payload);

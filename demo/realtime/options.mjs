@@ -45,6 +45,7 @@ const DEFAULTS = {
   port: 0,
   databaseUrl: /** @type {string | null} */ (null),
   databaseConnections: 5,
+  databaseConnectTimeoutMs: 5_000,
   tenantId: 'realtime-dev',
   strictHost: false,
   privateOnly: false,
@@ -72,6 +73,8 @@ const DEFAULTS = {
  * - `host`, `port`: where to listen; port 0 takes a free one
  * - `databaseUrl`: where private channels are decided and `realtime.messages` lives; without it
  *   there are public channels only, and private ones for service_role
+ * - `databaseConnections`: at most so many, and `databaseConnectTimeoutMs`: how long one is waited
+ *   for
  * - `tenantId`, `strictHost`: the tenant is named by the first label of the request's Host; unless
  *   strict, any loopback name or address is the tenant too
  * - `privateOnly`: public channels are refused; `presenceEnabled`: presence without being asked

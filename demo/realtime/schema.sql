@@ -32,8 +32,8 @@ create table realtime.messages (
     event text,
     private boolean default false,
     updated_at timestamp not null default pg_catalog.timezone('utc', pg_catalog.now()),
-    -- The clock and not the start of the transaction: rows of one transaction keep their order.
-    inserted_at timestamp not null default pg_catalog.timezone('utc', pg_catalog.clock_timestamp()),
+    -- The start of the transaction: replay knows no order among the rows of one.
+    inserted_at timestamp not null default pg_catalog.timezone('utc', pg_catalog.now()),
     id uuid not null default pg_catalog.gen_random_uuid(),
     binary_payload bytea,
     primary key (id, inserted_at),

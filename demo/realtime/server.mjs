@@ -4,7 +4,8 @@
  * for broadcast and presence, with private channels decided by the policies in Postgres.
  *
  * It is one node with one tenant, for the demo and for tests. There is no `postgres_changes`, no
- * long polling, no administration by HTTP, and no key but the shared secret.
+ * long polling, no administration by HTTP, and no key but the shared secret. README.md has
+ * the list.
  */
 import { once } from 'node:events';
 import { createServer } from 'node:http';

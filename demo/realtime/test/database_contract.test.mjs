@@ -7,7 +7,8 @@
  *    the row's id, as binary under protocol 2; rolled back ones never;
  * 3. a failure to send is a warning and not an error;
  * 4. replay gives the newest rows, oldest first, marked, and none of them twice;
- * 5. without logical decoding everything else works, and the log says it once.
+ * 5. rows over a limit are dropped and not sent later; the log says so;
+ * 6. without logical decoding everything else works, and the log says it once.
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
@@ -38,7 +39,8 @@ async function listen(config = {}, version = 2) {
   assert.equal(status, 'ok', response.reason);
   const { payload } = await socket.nextEvent('system');
   assert.deepEqual(payload, {
-    extension: 'system', status: 'ok', message: 'Replication connection established', channel: TOPIC,
+    extension: 'system', status: 'ok', channel: TOPIC,
+    message: 'Replication connection established',
   });
   return socket;
 }
@@ -124,7 +126,8 @@ describe('sending from SQL', () => {
       create table public.t (id int, word text);
       create function public.tell() returns trigger language plpgsql as $$
       begin
-        perform realtime.broadcast_changes('${TOPIC}', tg_op, tg_op, tg_table_name, tg_table_schema, new, old);
+        perform realtime.broadcast_changes('${TOPIC}', tg_op, tg_op,
+          tg_table_name, tg_table_schema, new, old);
         return null;
       end $$;
       create trigger tell after insert or update or delete on public.t
@@ -151,7 +154,8 @@ describe('sending from SQL', () => {
       set role authenticated;
       select realtime.send('{}', 'ev', 'somewhere') is not null, 'still here'`);
     assert.equal(answer, 't|still here');
-    assert.match(await stage.cluster.log(), /WARNING:\s+WarnSendingBroadcastMessage: new row violates/);
+    const warning = /WARNING:\s+WarnSendingBroadcastMessage: new row violates/;
+    assert.match(await stage.cluster.log(), warning);
   });
 
   test('an event that does not fit a frame is dropped, and the next one arrives', async () => {
@@ -164,14 +168,61 @@ describe('sending from SQL', () => {
   });
 });
 
+describe('rows over a limit', () => {
+  test('one that is too large is dropped, and the next one arrives', async () => {
+    stage.realtime.setLimits({ payloadKb: 1 });
+    const socket = await listen();
+    await send(JSON.stringify({ text: 'x'.repeat(1_600) }), 'large');
+    await send('{}', 'small');
+    await socket.next(({ payload }) => payload?.event === 'small', 'the small one');
+    stage.realtime.setLimits({ payloadKb: 3000 });
+    assert.equal(socket.framesOf('broadcast').length, 1);
+    assert.match(log.join('\n'), /message [0-9a-f-]{36} dropped: it is too large/);
+  });
+
+  test('while the tenant is overrun they are dropped, and nobody is closed', async () => {
+    let now = 0;
+    /** @type {string[]} */
+    const lines = [];
+    const realtime = await start({
+      databaseUrl: stage.cluster.url(), clock: () => now, limits: { eventsPerSecond: 10 },
+      log: (line) => lines.push(line),
+    });
+    const socket = await RawSocket.open(realtime, { token: tokenOf(ALICE) });
+    const config = { private: true, broadcast: { replication_ready: true } };
+    assert.equal((await socket.join(WIRE, config)).status, 'ok');
+    await socket.nextEvent('system');
+    for (let turn = 0; turn < 10; turn += 1) {
+      const messages = Array.from({ length: 10 }, () => message('nobody'));
+      assert.equal((await post(realtime, { messages })).status, 202);
+    }
+    now += 5_000;
+    await send('{}', 'in the overrun');
+    await waitUntil(() => lines.some((line) => line.includes('too many messages per second')),
+      'the row to be dropped');
+    now += 60_000;
+    await send('{}', 'after it');
+    await socket.nextEvent('broadcast');
+    const events = socket.framesOf('broadcast').map(({ payload }) => payload.event);
+    assert.deepEqual(events, ['after it']);
+    assert.equal(socket.framesOf('phx_close').length, 0);
+    await realtime.stop();
+  });
+});
+
 describe('replay', () => {
   const numbers = (/** @type {RawSocket} */ socket) =>
     socket.framesOf('broadcast').map(({ payload }) => payload.payload.n);
 
   before(async () => {
     await sql(`delete from realtime.messages`);
-    await sql(`select realtime.send(jsonb_build_object('n', n), 'ev', '${TOPIC}')
-      from generate_series(1, 30) n`);
+    // A transaction each, for inserted_at is when that began.
+    await sql(`do $$ begin
+      for n in 1..30 loop
+        perform realtime.send(jsonb_build_object('n', n), 'ev', '${TOPIC}');
+        commit;
+      end loop;
+    end $$`);
   });
 
   /** @type {[number | undefined, number, number][]} */
@@ -183,9 +234,10 @@ describe('replay', () => {
       await socket.heartbeat();
       assert.deepEqual(numbers(socket), expected);
       const [{ payload, form }] = socket.framesOf('broadcast');
-      assert.deepEqual([payload.meta.replayed, payload.meta.id, form], [true, payload.payload.id, 'text']);
-      const reply = socket.framesOf('phx_reply')[0];
-      assert.equal(socket.frames.indexOf(reply) + 1, socket.frames.findIndex((f) => f.event === 'broadcast'));
+      assert.deepEqual(payload.meta, { replayed: true, id: payload.payload.id });
+      assert.equal(form, 'text');
+      const events = socket.frames.map(({ event }) => event);
+      assert.equal(events.indexOf('phx_reply') + 1, events.indexOf('broadcast'));
     });
   }
 
@@ -202,7 +254,8 @@ describe('replay', () => {
     const again = (/** @type {string} */ given) => message(TOPIC, { private: true, id: given });
     await post(stage.realtime, { messages: [again(id), again('another')] });
     await socket.heartbeat();
-    assert.deepEqual(socket.framesOf('broadcast').map(({ payload }) => payload.meta.id), [id, 'another']);
+    const ids = socket.framesOf('broadcast').map(({ payload }) => payload.meta.id);
+    assert.deepEqual(ids, [id, 'another']);
   });
 
   test('parameters that cannot be read are refused', async () => {
@@ -219,14 +272,16 @@ describe('a server without logical decoding', () => {
     /** @type {string[]} */
     const lines = [];
     const settings = { wal_level: 'replica' };
-    const options = { log: (/** @type {string} */ line) => lines.push(line), replicationReadyMs: 200 };
+    const log_ = (/** @type {string} */ line) => lines.push(line);
+    const options = { log: log_, replicationReadyMs: 200 };
     const plain = await startWithDatabase(options, settings);
     try {
       const socket = await RawSocket.open(plain.realtime, { token: tokenOf(ALICE) });
       assert.equal((await socket.join(WIRE, { private: true })).status, 'ok');
       await post(plain.realtime, { messages: [message(TOPIC, { private: true })] });
       await socket.nextEvent('broadcast');
-      const isTold = (/** @type {string} */ line) => line.startsWith('no messages from the database');
+      const isTold = (/** @type {string} */ line) =>
+        line.startsWith('no messages from the database');
       await waitUntil(() => lines.some(isTold), 'the log to say so');
       await socket.join('realtime:other', { broadcast: { replication_ready: true } });
       await socket.nextEvent('phx_close');

@@ -63,7 +63,8 @@ describe('a batch', () => {
       complaints({ payload: BLANK })],
     ['private that is none', { messages: [{ ...good, private: 'yes' }] }, 422,
       complaints({ private: INVALID })],
-    ['an id that is a number', { messages: [{ ...good, id: 7 }] }, 422, complaints({ id: INVALID })],
+    ['an id that is a number', { messages: [{ ...good, id: 7 }] }, 422,
+      complaints({ id: INVALID })],
     ['no messages', {}, 422, complaints(...BLANK)],
     ['an empty list', { messages: [] }, 422, complaints(...BLANK)],
     ['a list at the top', [good], 422, complaints(...BLANK)],
@@ -203,7 +204,8 @@ describe('a single message', () => {
   }
 
   test('bytes reach version 2 and not version 1', async () => {
-    const [old, young] = [await listen('realtime:bin', { version: 1 }), await listen('realtime:bin')];
+    const old = await listen('realtime:bin', { version: 1 });
+    const young = await listen('realtime:bin');
     const headers = { 'content-type': 'application/octet-stream' };
     await post(realtime, Buffer.from([1, 2, 255]), { path: single('bin'), headers });
     await post(realtime, new Uint8Array(0), { path: single('bin'), headers });
@@ -225,7 +227,8 @@ describe('a single message', () => {
   test('private is told when it is refused', async () => {
     const path = single('p', 'ev', '?private=true');
     const refused = await post(realtime, {}, { path, token: ANON });
-    assert.deepEqual([refused.status, refused.body], [422, { message: 'Tenant database unavailable' }]);
+    const message_ = 'Tenant database unavailable';
+    assert.deepEqual([refused.status, refused.body], [422, { message: message_ }]);
     assert.equal((await post(realtime, {}, { path, token: SERVICE })).status, 202);
   });
 
@@ -241,7 +244,8 @@ describe('a single message', () => {
   });
 
   test('a payload over the limit is 422', async () => {
-    const { status, body } = await post(realtime, { a: 'x'.repeat(3_000_500) }, { path: single('t') });
+    const large = { a: 'x'.repeat(3_000_500) };
+    const { status, body } = await post(realtime, large, { path: single('t') });
     assert.equal(status, 422);
     assert.deepEqual(body, { errors: { payload: ['Payload size exceeds tenant limit'] } });
   });
@@ -264,7 +268,8 @@ describe('around the routes', () => {
   const ask = (/** @type {import('node:http').RequestOptions} */ options, body = '{}') =>
     new Promise((resolve, reject) => {
       const headers = { 'content-type': 'application/json', ...options.headers };
-      const outgoing = request(realtime.url, { method: 'POST', ...options, headers }, (response) => {
+      const how = { method: 'POST', ...options, headers };
+      const outgoing = request(realtime.url, how, (response) => {
         response.setEncoding('utf8');
         let text = '';
         response.on('data', (chunk) => (text += chunk));
@@ -333,7 +338,8 @@ describe('around the routes', () => {
       assert.equal((await get('/healthcheck')).body, 'ok');
       const path = `${prefix}/api/broadcast`;
       assert.equal((await post(realtime, { messages: [message('room')] }, { path })).status, 202);
-      (await RawSocket.open(realtime, { path: prefix ? `${prefix}/websocket` : undefined })).close();
+      const socketPath = prefix ? `${prefix}/websocket` : undefined;
+      (await RawSocket.open(realtime, { path: socketPath })).close();
     }
   });
 
@@ -359,7 +365,8 @@ describe('around the routes', () => {
 
   test('a header of 8,000 bytes is 431, one of 4,200 passes', async () => {
     const send = (/** @type {number} */ length) =>
-      post(realtime, { messages: [message('room')] }, { headers: { 'x-long': 'x'.repeat(length) } });
+      post(realtime, { messages: [message('room')] },
+        { headers: { 'x-long': 'x'.repeat(length) } });
     assert.equal((await send(8_000)).status, 431);
     assert.equal((await send(4_200)).status, 202);
   });

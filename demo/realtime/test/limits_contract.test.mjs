@@ -155,7 +155,8 @@ describe('events', () => {
       assert.equal(close.ref, ref);
       const [system] = listener.framesOf('system');
       assert.deepEqual(system.payload, {
-        extension: 'system', status: 'error', message: 'Too many messages per second', channel: 'room',
+        extension: 'system', status: 'error', channel: 'room',
+        message: 'Too many messages per second',
       });
       assert.equal(listener.framesOf('broadcast').length, 1);
       assert.equal(sender.framesOf('phx_close').length, 0);
@@ -181,12 +182,13 @@ describe('other limits', () => {
       assert.equal(headers.get('retry-after'), null);
     }));
 
-  test('joins a second, which drops the socket', () =>
+  test('joins a second, which is told and drops the socket', () =>
     withLimits({ joinsPerSecond: 3 }, async ({ realtime, clock }) => {
       const socket = await RawSocket.open(realtime);
       for (let turn = 0; turn < 6; turn += 1) await socket.join(`realtime:${turn}`);
       clock.passS(1);
-      socket.push('realtime:more', 'phx_join', {});
+      const { response } = await socket.join('realtime:more');
+      assert.equal(response.reason, 'ClientJoinRateLimitReached: Too many joins per second');
       assert.equal(await socket.closed(), 1001);
       await assert.rejects(RawSocket.open(realtime), /429/);
     }));

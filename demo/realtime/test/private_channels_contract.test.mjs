@@ -7,13 +7,15 @@
  *    request and topic; without permission a push is dropped without a word;
  * 3. the probes leave nothing behind;
  * 4. a token that expires or is replaced by a lesser one closes the channel, and says why;
- * 5. a member who is removed goes on receiving until the next token: the answer is kept.
+ * 5. a member who is removed goes on receiving until the next token: the answer is kept;
+ * 6. a database that cannot answer is told by its code: joins and the single route say why, a batch
+ *    is 202 and goes nowhere, public messages by HTTP pass.
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { RawSocket } from './support/raw_socket.mjs';
 import {
-  ALICE, ANON, BOB, SERVICE, message, nowS, post, startWithDatabase, tokenOf, waitUntil,
+  ALICE, ANON, BOB, SERVICE, message, nowS, post, start, startWithDatabase, tokenOf, waitUntil,
 } from './support/stage.mjs';
 
 /** @type {Awaited<ReturnType<typeof startWithDatabase>>} */
@@ -92,7 +94,7 @@ describe('joining', () => {
 });
 
 describe('sending', () => {
-  test('by HTTP: only what the policies allow arrives, and only the single route tells', async () => {
+  test('by HTTP: only what the policies allow arrives, only the single route tells', async () => {
     const { socket } = await join(tokenOf(ALICE));
     const path = `/api/broadcast/${A}/events/ev?private=true`;
     const sending = tokenOf(ALICE, { sends: true });
@@ -112,7 +114,8 @@ describe('sending', () => {
   });
 
   test('of a mixed batch only the allowed topic arrives', async () => {
-    const [a, b] = [await join(tokenOf(ALICE)), await join(tokenOf(BOB), { topic: 'notifications:org_b' })];
+    const a = await join(tokenOf(ALICE));
+    const b = await join(tokenOf(BOB), { topic: 'notifications:org_b' });
     const token = tokenOf(BOB, { sends: true });
     const messages = [hidden(), message('notifications:org_b', { private: true })];
     assert.equal((await post(stage.realtime, { messages }, { token })).status, 202);
@@ -206,7 +209,6 @@ describe('the life of a token', () => {
     const exp = nowS() + 2;
     const { socket } = await join(tokenOf(ALICE, { exp }));
     assert.match(await closing(socket), /^Token has expired [01] seconds ago$/);
-    assert.ok(Date.now() / 1000 - exp < 1, `${Date.now() / 1000 - exp}`);
     assert.equal(socket.closeCode, null);
     await post(stage.realtime, { messages: [hidden()] });
     await socket.heartbeat();
@@ -236,7 +238,8 @@ describe('the life of a token', () => {
   /** @type {[string, () => string, RegExp][]} */
   const WORSE = [
     ['what is no token', () => 'x', /^The token provided is not a valid JWT$/],
-    ['an expired one', () => tokenOf(ALICE, { exp: nowS() - 9 }), /^Token has expired \d+ seconds ago$/],
+    ['an expired one', () => tokenOf(ALICE, { exp: nowS() - 9 }),
+      /^Token has expired \d+ seconds ago$/],
     ['one of another organisation', () => tokenOf(BOB),
       /^You do not have permissions to read from this Channel topic: notifications:org_a$/],
   ];
@@ -281,14 +284,55 @@ describe('the life of a token', () => {
   });
 });
 
+describe('a database that cannot answer', () => {
+  const path = `/api/broadcast/${A}/events/ev?private=true`;
+
+  test('no connection left in the pool: joins and the single route say so', async () => {
+    const realtime = await start({
+      databaseUrl: stage.cluster.url(), databaseConnections: 1, databaseConnectTimeoutMs: 300,
+    });
+    await stage.cluster.psql(`create policy slow on realtime.messages for insert to anon
+      with check (topic <> 'slow' or pg_sleep(60) is not null)`);
+    const holder = post(realtime, {}, { path: path.replace(A, 'slow'), token: ANON });
+    const isHeld = `select pid from pg_stat_activity
+      where application_name = 'realtime' and query like 'insert into realtime.messages%'
+        and wait_event = 'PgSleep'`;
+    const pid = await waitUntil(() => stage.cluster.psql(isHeld), 'the only connection to be used');
+    const { status, body } = await post(realtime, {}, { path });
+    assert.deepEqual([status, body], [429, { message: 'Connection pool exhausted' }]);
+    const socket = await RawSocket.open(realtime, { token: SERVICE });
+    const { response } = await socket.join(WIRE_A, { private: true });
+    const reason = 'IncreaseConnectionPool: Please increase your connection pool size';
+    assert.equal(response.reason, reason);
+    await stage.cluster.psql(`select pg_cancel_backend(${pid})`);
+    const cancelled = await holder;
+    assert.deepEqual([cancelled.status, cancelled.body], [422, { message: 'Query canceled' }]);
+    await realtime.stop();
+  });
+
+  test('a join whose query is cancelled says so', async () => {
+    await stage.cluster.psql(`create policy slow_read on realtime.messages for select to anon
+      using (topic = 'slow' and pg_sleep(60) is not null)`);
+    const joining = join(ANON, { topic: 'slow' });
+    const isSlow = `select pid from pg_stat_activity
+      where application_name = 'realtime' and wait_event = 'PgSleep'`;
+    const pid = await waitUntil(() => stage.cluster.psql(isSlow), 'the policy to be slow');
+    await stage.cluster.psql(`select pg_cancel_backend(${pid})`);
+    const { response } = await joining;
+    assert.equal(response.reason, 'QueryCanceled: Query was cancelled, please try again');
+  });
+});
+
 describe('a database that is away', () => {
   test('joins are refused, silent 202 for a batch, 422 for a single, and it recovers', async () => {
     const { cluster, realtime } = stage;
     const { socket } = await join(tokenOf(ALICE));
     await cluster.halt();
-    const reason = 'UnableToConnectToProject: Realtime was unable to connect to the project database';
+    const reason =
+      'UnableToConnectToProject: Realtime was unable to connect to the project database';
     assert.equal((await join(tokenOf(ALICE))).response.reason, reason);
-    assert.equal((await (await RawSocket.open(realtime)).join('realtime:open')).response.reason, reason);
+    const open = await RawSocket.open(realtime);
+    assert.equal((await open.join('realtime:open')).response.reason, reason);
     assert.equal((await post(realtime, { messages: [hidden()] })).status, 202);
     const path = `/api/broadcast/${A}/events/ev?private=true`;
     const { status, body } = await post(realtime, {}, { path });

@@ -115,7 +115,8 @@ export class RawSocket {
 
   /** @param {string} ref */
   replyTo(ref) {
-    return this.next((frame) => frame.event === 'phx_reply' && frame.ref === ref, `reply to ${ref}`);
+    return this.next(
+      (frame) => frame.event === 'phx_reply' && frame.ref === ref, `the reply to ${ref}`);
   }
 
   /**

@@ -22,7 +22,7 @@ const IMPATIENT = { joinErrorDelayMs: 0, handshakeErrorDelayMs: 0, presenceDiffM
 export const start = (options = {}) =>
   startRealtime({ jwtSecret: SECRET, ...IMPATIENT, ...options });
 
-/** Members read their organisation's channel; only those who may send have `sends` in their token. */
+/** Members read their organisation's channel; who may send has `sends` in the token. */
 const POLICIES = `
   create table memberships (person uuid, org text);
   insert into memberships values
@@ -105,7 +105,8 @@ export async function post(realtime, body, options = {}) {
  * @param {string} topic
  * @param {Record<string, unknown>} [fields]
  */
-export const message = (topic, fields = {}) => ({ topic, event: 'ev', payload: { n: 1 }, ...fields });
+export const message = (topic, fields = {}) =>
+  ({ topic, event: 'ev', payload: { n: 1 }, ...fields });
 
 /**
  * The unmodified client, as an application makes it.
