@@ -1,0 +1,346 @@
+// @ts-check
+/**
+ * What the documents say.
+ *
+ *  1. Every SQL block of the README and of docs/ runs, in order, each document in a database of its
+ *     own. A block that must fail says so (`-- error: SQLSTATE`), one that gives a value says which
+ *     (`-- gives: VALUE`, its last line).
+ *  2. The messages that docs/messages.md shows are what a subscriber receives.
+ *  3. Everything that there is to call, read or set is described, with its signature, columns,
+ *     defaults and bounds; and nothing is described that does not exist.
+ *  4. Links and paths lead somewhere, and the map names every room.
+ *
+ * What would break silently: a reader follows a document that was true once.
+ */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { dirname, join, normalize } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { startRealtime } from '../../demo/realtime/server.mjs';
+import { signToken } from '../../demo/realtime/tokens.mjs';
+import { startCluster } from '../harness/cluster.mjs';
+import { waitUntil } from '../harness/wait.mjs';
+import { listen } from './support/audience.mjs';
+import { column, connect, value } from './support/database.mjs';
+import { SECRET, delivered } from './support/delivery.mjs';
+import {
+  ROOT, anchorsOf, documentsIn, linksOf, readDocument, section, table,
+} from './support/documents.mjs';
+
+/** The application that the documents speak of. */
+const APPLICATION = `
+create table memberships (person_id uuid, org_id text, primary key (person_id, org_id));
+create table cataloging_jobs (id bigint primary key, org_id text not null,
+  status text not null default 'new', title text);
+create table flags (id bigint primary key, org_id text not null, reason text);
+`;
+
+/** What docs/ takes for granted; the README does it itself. */
+const INSTALLED = `
+create extension pg_outbox;
+select outbox.set_secret('realtime', 'eyJ…');
+select outbox.set_sink('realtime', 'realtime',
+  '{"url": "https://PROJECT.supabase.co/realtime/v1", "secret": "realtime", "events_per_second": 0}');
+select outbox.attach('cataloging_jobs', entity => 'job', topic => 'cataloging', watch => '{status}');
+`;
+
+/** The project that the documents name does not exist; the stand-in takes its place. */
+const PLACEHOLDERS = (/** @type {string} */ sql, /** @type {string} */ url) => sql
+  .replaceAll('https://PROJECT.supabase.co/realtime/v1', url)
+  .replaceAll('eyJ…', signToken({ role: 'service_role', exp: inAYear() }, SECRET));
+
+const inAYear = () => Math.floor(Date.now() / 1000) + 365 * 86_400;
+
+const README = readDocument('README.md');
+const DOCS = documentsIn(['docs']);
+const doc = (/** @type {string} */ name) => {
+  const found = DOCS.find(({ path }) => path === `docs/${name}.md`);
+  if (!found) throw new Error(`there is no docs/${name}.md`);
+  return found;
+};
+const ALL = documentsIn(['.', 'docs', 'demo', 'pgrx-tests']);
+
+/** @type {import('../harness/cluster.mjs').Cluster} */
+let cluster;
+before(async () => {
+  cluster = await startCluster({ settings: { max_worker_processes: 32 } });
+});
+after(() => cluster?.stop());
+
+/**
+ * A database with the application, and a Realtime on it.
+ *
+ * @param {import('node:test').TestContext} t
+ * @param {string} setup more SQL
+ */
+async function openDatabase(t, setup) {
+  const database = `docs_${randomUUID().replaceAll('-', '')}`;
+  await cluster.psql(`create database ${database}`);
+  const url = cluster.url(database);
+  const realtime = await startRealtime({ databaseUrl: url, jwtSecret: SECRET, limits: false });
+  const run = (/** @type {string} */ sql) =>
+    cluster.psql(`\\set VERBOSITY sqlstate\n${PLACEHOLDERS(sql, realtime.url)}`, { database });
+  t.after(async () => {
+    await realtime.stop();
+    await cluster.psql('alter system reset all; select pg_reload_conf()');
+  });
+  await run(APPLICATION + setup);
+  const client = await connect(cluster, { database });
+  t.after(() => client.end());
+  return { run, client, realtime };
+}
+
+/**
+ * Runs a block and checks what it says of itself.
+ *
+ * @param {(sql: string) => Promise<string>} run
+ * @param {import('./support/documents.mjs').Block} block
+ * @param {string} where
+ */
+async function runBlock(run, { text, line }, where) {
+  const at = `${where}:${line}`;
+  const refused = /-- error: (\w{5})/.exec(text)?.[1];
+  const gives = /-- gives: (.*)/.exec(text)?.[1];
+  /** @type {string} */
+  let output;
+  try {
+    output = await run(text);
+  } catch (error) {
+    const { message } = /** @type {Error} */ (error);
+    assert.equal(/ERROR: +(\w{5})/.exec(message)?.[1], refused, `${at}: ${message}`);
+    return;
+  }
+  assert.equal(refused, undefined, `${at} was accepted`);
+  if (gives !== undefined) assert.equal(output.split('\n').at(-1), gives, at);
+}
+
+const sqlOf = (/** @type {import('./support/documents.mjs').Document} */ document) =>
+  document.blocks.filter(({ language }) => language === 'sql');
+
+describe('the SQL runs', () => {
+  test('README.md, and the doctor finds nothing once the policy is there', async (t) => {
+    const { run, client } = await openDatabase(t, "insert into cataloging_jobs values (1, '42')");
+    for (const block of sqlOf(README)) await runBlock(run, block, README.path);
+    await delivered(client);
+    const complaints = () => column(client, 'select name from outbox.check() where not ok');
+    assert.deepEqual(await complaints(), ['realtime policies']);
+    const policy = sqlOf(doc('messages')).find(({ text }) => text.includes('create policy'));
+    assert.ok(policy);
+    await runBlock(run, policy, 'docs/messages.md');
+    assert.deepEqual(await complaints(), []);
+  });
+
+  for (const document of DOCS) {
+    test(document.path, async (t) => {
+      const { run } = await openDatabase(t, INSTALLED);
+      assert.ok(sqlOf(document).length > 0, 'it has no SQL');
+      for (const block of sqlOf(document)) await runBlock(run, block, document.path);
+    });
+  }
+});
+
+describe('the messages are as they are shown', () => {
+  test('docs/messages.md', async (t) => {
+    const { run, client, realtime } = await openDatabase(t, INSTALLED);
+    const document = doc('messages');
+    const person = randomUUID();
+    await client.query("insert into memberships values ($1, '42')", [person]);
+    /** @type {Awaited<ReturnType<typeof listen>> | undefined} */
+    let listener;
+    t.after(() => listener?.close());
+    let compared = 0;
+    for (const block of document.blocks) {
+      if (block.language === 'sql') {
+        await runBlock(run, block, document.path);
+        if (block.text.includes('create policy')) {
+          listener = await listen(realtime.url, person, ['42']);
+          assert.deepEqual(listener.statuses, ['SUBSCRIBED']);
+        }
+      } else if (block.language === 'json') {
+        const received = listener?.received ?? [];
+        await waitUntil(() => received.length > compared, `the message of line ${block.line}`);
+        const { payload } = received[compared];
+        const shown = JSON.parse(block.text);
+        const sent = shown.v ? payload : payload.events.at(-1);
+        assert.deepEqual(alike(sent), alike(shown), `${document.path}:${block.line}`);
+        compared += 1;
+      }
+    }
+    assert.equal(listener?.received.length, compared, 'no message but those that are shown');
+    assert.ok(compared >= 4, `${compared} messages were compared`);
+  });
+
+  test('README.md shows an event of the same shape', () => {
+    const [shown] = README.blocks.filter(({ language }) => language === 'json');
+    const [documented] = doc('messages').blocks.filter(({ language }) => language === 'json');
+    const shapeOf = (/** @type {string} */ json) => {
+      const { events: [event], ...message } = JSON.parse(json);
+      return [Object.keys(message), Object.keys(event)];
+    };
+    assert.deepEqual(shapeOf(shown.text), shapeOf(documented.text));
+  });
+});
+
+/** The same with what differs each time replaced by its form. @param {unknown} value @returns {unknown} */
+function alike(value) {
+  const forms = /** @type {const} */ ([
+    [/_?event_id$/, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/],
+    [/^at$/, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/],
+    [/^cursor$/, /^[\w-]+$/],
+  ]);
+  return JSON.parse(JSON.stringify(value), (name, inner) => {
+    const form = forms.find(([names]) => names.test(name))?.[1];
+    return form?.test(inner) ? String(form) : inner;
+  });
+}
+
+describe('what there is, is described', () => {
+  /** @type {import('pg').Client} */
+  let client;
+  before(async () => {
+    await cluster.psql('create database described');
+    client = await connect(cluster, { database: 'described' });
+    await client.query('create extension pg_outbox; create schema documented');
+  });
+  after(() => client?.end());
+
+  const FUNCTIONS = `select p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)
+    from pg_proc p where p.pronamespace = $1::regnamespace order by 1`;
+  const VIEWS = "select relname from pg_class where relnamespace = 'outbox'::regnamespace and relkind = 'v' order by 1";
+  const texts = [README, ...DOCS].map(({ text }) => text).join('\n');
+  const named = (/** @type {RegExp} */ pattern, text = texts) =>
+    [...new Set([...text.matchAll(pattern)].map(([, name]) => name))].sort();
+
+  test('functions, with their signatures', async () => {
+    const blocks = doc('sql').blocks.filter(({ language }) => language === 'text');
+    const signatures = blocks.flatMap(({ text }) => text.split(/\n(?=outbox\.)/));
+    for (const signature of signatures) {
+      const [, name, rest] = /^outbox\.(\w+)([\s\S]*)$/.exec(signature) ?? [];
+      assert.ok(name, signature);
+      await client.query(`create function documented.${name}${rest} language plpgsql as 'begin end'`);
+    }
+    assert.deepEqual(await column(client, FUNCTIONS, ['documented']), await column(client, FUNCTIONS, ['outbox']));
+  });
+
+  test('views, with their columns', async () => {
+    const sections = section(doc('sql'), 'Views').match(/^### \w+$/gm) ?? [];
+    const views = sections.map((line) => line.slice(4));
+    assert.deepEqual([...views].sort(), await column(client, VIEWS));
+    for (const view of views) {
+      const rows = table(section(doc('sql'), view), 'column');
+      const names = await column(client, `select attname, atttypid::regtype::text from pg_attribute
+        where attrelid = $1::regclass and attnum > 0 order by attnum`, [`outbox.${view}`]);
+      const described = rows.map((row) => [row.column, row.type]);
+      const types = await column(client, 'select t::regtype::text from unnest($1::text[]) t', [described.map(([, type]) => type)]);
+      assert.deepEqual(described.map(([name], index) => [name, types[index]]), names, view);
+    }
+  });
+
+  test('nothing else is named', async () => {
+    const names = new Set([...(await column(client, FUNCTIONS, ['outbox'])).map(([name]) => name),
+      ...await column(client, VIEWS)]);
+    const everywhere = ALL.map(({ text }) => text).join('\n');
+    names.add('sql'); // A file of the demo is called outbox.sql.
+    assert.deepEqual(named(/\boutbox\.([a-z_]+)/g, everywhere).filter((name) => !names.has(name)), []);
+
+    const hidden = new Set(await column(client, `
+      select relname from pg_class where relnamespace = '_private'::regnamespace
+      union select proname from pg_proc where pronamespace = '_private'::regnamespace`));
+    assert.deepEqual(named(/\b_private\.([a-z0-9_]+)/g, everywhere).filter((name) => !hidden.has(name)), []);
+
+    const files = ['control', 'so'];
+    const settings = await column(client, "select substr(name, 11) from pg_settings where name like 'pg_outbox.%'");
+    assert.deepEqual(named(/\bpg_outbox\.([a-z_]+)/g, everywhere)
+      .filter((name) => ![...settings, ...files].includes(name)), []);
+  });
+
+  test('settings, with defaults and bounds', async () => {
+    const { rows } = await client.query(`select name, current_setting(name) as "default", unit, context, vartype,
+      min_val, max_val from pg_settings where name like 'pg_outbox.%' order by name`);
+    const described = table(section(doc('configuration'), 'Settings'), 'setting');
+    assert.deepEqual(described.map(({ setting }) => setting).sort(), rows.map(({ name }) => name));
+    for (const { name, default: usual, unit, context, vartype, min_val: min, max_val: max } of rows) {
+      const row = described.find(({ setting }) => setting === name);
+      assert.equal(row?.default, usual || 'empty', name);
+      if (vartype === 'integer') assert.equal(row?.range, `${min} to ${max} ${unit}`, name);
+      const who = /** @type {Record<string, RegExp>} */ ({
+        sighup: /^reload|^when a relay starts/, superuser: /^superuser/, user: /^anybody/,
+      });
+      assert.match(row?.['who, and when it takes effect'] ?? '', who[context], name);
+    }
+  });
+
+  test('options of sinks, with types, defaults and bounds', async () => {
+    const options = await column(client, "select option, type, coalesce(default_value, 'none') from outbox.sink_options");
+    const described = table(section(doc('configuration'), 'Sink options'), 'option');
+    assert.deepEqual(described.map(({ option, type, default: usual }) => [option, type, usual]), options);
+    const isTaken = async (/** @type {string} */ option, /** @type {number} */ number) => {
+      const given = { url: 'http://127.0.0.1', secret: 'x', [option]: number };
+      const check = client.query("select _private.check_sink_options('realtime', $1)", [JSON.stringify(given)]);
+      return check.then(() => true, () => false);
+    };
+    for (const { option, range } of described.filter(({ type }) => type === 'integer')) {
+      const [, low, high] = /^(\d+) to (\d+)$/.exec(range)?.map(Number) ?? [];
+      const taken = await Promise.all([low - 1, low, high, high + 1].map((number) => isTaken(option, number)));
+      assert.deepEqual(taken, [false, true, true, false], `${option}: ${range}`);
+    }
+  });
+
+  test('metrics', async () => {
+    await client.query(`create table seen (id int primary key, org_id text);
+      select outbox.attach('seen'); insert into seen values (1, null); truncate seen;
+      select outbox.set_secret('s', 'x');
+      select outbox.set_sink('s', 'realtime', '{"url": "http://127.0.0.1:9", "jwt_secret": "s"}')`);
+    const names = () => column(client, 'select distinct name from outbox.metrics order by 1');
+    const described = table(section(doc('operating'), 'Metrics'), 'name').map(({ name }) => name);
+    await waitUntil(names, 'the relay to report', { accept: (found) => found.length >= described.length });
+    assert.deepEqual([...described].sort(), await names());
+  });
+
+  test('failures of a sink', () => {
+    const source = readFileSync(join(ROOT, 'src/sink/mod.rs'), 'utf8');
+    const body = /fn name\(self\)[^{]*\{([\s\S]*?)\n    \}/.exec(source)?.[1] ?? '';
+    const words = [...body.matchAll(/=> "([a-z_]+)"/g)].map(([, word]) => word);
+    assert.ok(words.length > 10, 'the words are found');
+    const described = table(section(doc('operating'), 'Failures'), 'word').map(({ word }) => word);
+    assert.deepEqual([...described].sort(), words.sort());
+  });
+});
+
+describe('the way about', () => {
+  test('links lead somewhere', () => {
+    const broken = ALL.flatMap((document) => linksOf(document).filter((link) => {
+      const [file, anchor] = link.split('#');
+      const path = file ? normalize(join(dirname(document.path), file)) : document.path;
+      if (!existsSync(join(ROOT, path))) return true;
+      return anchor !== undefined && !anchorsOf(readDocument(path)).has(anchor);
+    }).map((link) => `${document.path}: ${link}`));
+    assert.deepEqual(broken, []);
+  });
+
+  test('paths exist', () => {
+    const paths = /`((?:src|sql|docs|demo|bench|pgrx-tests)\/[\w./-]*)`/g;
+    const missing = ALL.flatMap(({ path, text }) => [...text.matchAll(paths)]
+      .filter(([, named]) => !existsSync(join(ROOT, named)))
+      .map(([, named]) => `${path}: ${named}`));
+    assert.deepEqual(missing, []);
+  });
+
+  test('the map names every room', () => {
+    const map = readDocument('ARCHITECTURE.md').text;
+    const files = readdirSync(join(ROOT, 'src'), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.rs') && !name.endsWith('_test.rs'));
+    const names = files.map((name) => (name.startsWith('pg/') ? name.slice(3) : `src/${name}`));
+    assert.deepEqual(names.filter((name) => !map.includes(`\`${name}\``)), []);
+  });
+
+  test('META.json is of this version', () => {
+    const meta = JSON.parse(readFileSync(join(ROOT, 'META.json'), 'utf8'));
+    const cargo = /^version = "(.*)"/m.exec(readFileSync(join(ROOT, 'Cargo.toml'), 'utf8'))?.[1];
+    assert.deepEqual([meta.version, meta.provides.pg_outbox.version], [cargo, cargo]);
+    for (const file of [meta.provides.pg_outbox.file, meta.provides.pg_outbox.docfile]) {
+      assert.ok(existsSync(join(ROOT, file)), file);
+    }
+  });
+});
