@@ -1,79 +1,243 @@
 // @ts-check
 /**
- * A sink that keeps what it is sent: the smallest HTTP server that speaks the batch route. What
- * Realtime does with a message is the stand-in's business; here it is what the relay sends.
+ * A sink that keeps what it is sent: the smallest HTTP server that speaks the batch route, and that
+ * fails in every way that is asked of it. What Realtime does with a message is the stand-in's
+ * business; here it is what the relay sends, and what it does when it is answered badly.
+ *
+ * How a request is answered is decided by a function of the request, so for each message and
+ * organisation anew; answers.mjs has the ways. What happens to a connection before there is a
+ * request has switches: `stop` refuses it, `holdConnections` leaves it unread, `tls` gives it a
+ * certificate, good or bad.
  */
-import { createServer } from 'node:http';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { createServer as createHttpServer } from 'node:http';
+import { createServer as createHttpsServer } from 'node:https';
+import { createServer as createTcpServer } from 'node:net';
 
-/** @typedef {{ at: number, status: number, headers: import('node:http').IncomingHttpHeaders, path: string, messages: any[] }} Request */
+/** Long enough that no drip ends within a deadline, and often enough that none is idle. */
+const DRIP_INTERVAL_MS = 50;
+const DRIP_BYTES = 1_000_000;
+
+/**
+ * @typedef {object} Request
+ * @property {number} at when it had arrived as a whole
+ * @property {number | null} answeredAt when the last byte of the answer was written; null when none
+ *   was, or not to its end
+ * @property {number} status that was answered; 0 while there is none
+ * @property {boolean} isTaken whether its messages were kept
+ * @property {import('node:http').IncomingHttpHeaders} headers with hashes in place of tokens
+ * @property {string} method
+ * @property {string} path
+ * @property {number} bytes of the body
+ * @property {any[]} messages
+ * @property {Answer | null} answer
+ *
+ * @typedef {import('./answers.mjs').Answer} Answer
+ * @typedef {import('./answers.mjs').Answerer} Answerer
+ */
+
+/** @typedef {Awaited<ReturnType<typeof startSink>>} Sink */
 
 /**
  * @param {object} [options]
- * @param {(request: Request) => number | Promise<number>} [options.answer] the status to give
+ * @param {Answerer} [options.answer] a status, or one of answers.mjs
+ * @param {{ key: string, certificate: string }} [options.tls] in PEM
  */
-export async function startSink({ answer = () => 202 } = {}) {
+export async function startSink({ answer = () => 202, tls } = {}) {
   /** @type {Request[]} */
   const requests = [];
   /** @type {Set<import('node:net').Socket>} */
   const sockets = new Set();
+  /** Connections that were accepted and are not read yet. @type {(() => void)[] | null} */
+  let held = null;
   let connections = 0;
   let respond = answer;
 
-  const server = createServer({ keepAlive: true }, (incoming, outgoing) => {
-    /** @type {Buffer[]} */
-    const parts = [];
-    incoming.on('data', (part) => parts.push(part));
-    incoming.on('error', () => {});
-    incoming.on('end', async () => {
-      const body = Buffer.concat(parts).toString();
-      /** @type {Request} */
-      const request = {
-        at: Date.now(), status: 0, headers: incoming.headers, path: incoming.url ?? '',
-        messages: JSON.parse(body).messages,
-      };
-      requests.push(request);
-      request.status = await respond(request);
-      outgoing.writeHead(request.status, { 'content-type': 'application/json' }).end();
-    });
-  });
+  const receive = async (
+    /** @type {import('node:http').IncomingMessage} */ incoming,
+    /** @type {import('node:http').ServerResponse} */ outgoing,
+  ) => {
+    outgoing.on('error', () => {}); // Whoever asked has gone.
+    const request = await read(incoming).catch(() => null);
+    if (!request) return;
+    requests.push(request);
+    const given = await respond(request);
+    request.answer = typeof given === 'number' ? { status: given } : given;
+    request.status = request.answer.status;
+    const { status, takes = status >= 200 && status < 300 } = request.answer;
+    request.isTaken = takes;
+    await send(outgoing, request.answer);
+    if (outgoing.writableFinished) request.answeredAt = Date.now();
+  };
+  const server = tls
+    ? createHttpsServer({ key: tls.key, cert: tls.certificate, keepAlive: true }, receive)
+    : createHttpServer({ keepAlive: true }, receive);
   server.keepAliveTimeout = 600_000;
-  server.on('connection', (socket) => {
+
+  // Connections are taken by a server of their own, which may keep them from the one that speaks.
+  const door = createTcpServer({ pauseOnConnect: true, noDelay: true }, (socket) => {
     connections += 1;
     sockets.add(socket);
     socket.on('close', () => sockets.delete(socket));
+    socket.on('error', () => {});
+    const admit = () => {
+      if (socket.destroyed) return;
+      server.emit('connection', socket);
+      socket.resume();
+    };
+    if (held) held.push(admit);
+    else admit();
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = /** @type {import('node:net').AddressInfo} */ (server.address());
+  door.listen(0, '127.0.0.1');
+  await once(door, 'listening');
+  const { port } = /** @type {import('node:net').AddressInfo} */ (door.address());
 
-  const accepted = () => requests.filter((request) => request.status === 202);
+  const taken = () => requests.filter(({ isTaken }) => isTaken);
   const sink = {
-    url: `http://127.0.0.1:${port}`,
+    url: `${tls ? 'https' : 'http'}://127.0.0.1:${port}`,
+    port,
     requests,
+    /** How many were made since the start. */
     get connections() {
       return connections;
     },
-    /** What is answered from now on. */
-    answerWith: (/** @type {typeof answer} */ next) => (respond = next),
-    /** The messages that were accepted, in order of arrival. */
-    messages: () => accepted().flatMap((request) => request.messages),
-    /** The events that were accepted, in order of arrival, each with its organisation. */
-    events: () => sink.messages().flatMap(({ payload }) =>
-      payload.events.map((/** @type {any} */ event) => ({ org_id: payload.org_id, ...event }))),
+    /** What is answered from now on. @param {Answerer} next */
+    answerWith: (next) => (respond = next),
+    /** The messages that were taken, in order of arrival. */
+    messages: () => taken().flatMap((request) => request.messages),
+    /** The events that were taken, in order of arrival, each with its organisation. */
+    events: () => sink.messages().flatMap(listEvents),
+    /** The same of every request, whatever came of it. */
+    offeredEvents: () => requests.flatMap(({ messages }) => messages.flatMap(listEvents)),
     clear: () => requests.splice(0),
-    /** Stops listening and cuts every connection, as a machine that goes away. */
-    stop: async () => {
-      const closed = once(server, 'close');
-      server.close();
+    /** From now on connections are accepted and neither read nor answered. */
+    holdConnections: () => void (held ??= []),
+    /** Reads those that were held, and later ones at once. */
+    releaseConnections: () => {
+      const waiting = held ?? [];
+      held = null;
+      for (const admit of waiting) admit();
+    },
+    /** Cuts every connection, as a machine that goes away; it listens on. */
+    cutConnections: () => {
       for (const socket of sockets) socket.destroy();
+    },
+    /** Stops listening and cuts every connection: the next one is refused. */
+    stop: async () => {
+      const closed = once(door, 'close');
+      door.close();
+      sink.cutConnections();
       await closed;
     },
     /** Listens again where it was. */
     start: async () => {
-      server.listen(port, '127.0.0.1');
-      await once(server, 'listening');
+      door.listen(port, '127.0.0.1');
+      await once(door, 'listening');
     },
   };
   return sink;
+}
+
+/**
+ * @param {any} message
+ * @returns {any[]}
+ */
+function listEvents({ payload }) {
+  const { org_id, events } = payload;
+  return events.map((/** @type {any} */ event) => ({ org_id, ...event }));
+}
+
+/**
+ * @param {import('node:http').IncomingMessage} incoming
+ * @returns {Promise<Request>}
+ */
+async function read(incoming) {
+  /** @type {Buffer[]} */
+  const parts = [];
+  for await (const part of incoming) parts.push(part);
+  const body = Buffer.concat(parts);
+  return {
+    at: Date.now(), answeredAt: null, status: 0, isTaken: false, answer: null,
+    headers: hideTokens(incoming.headers), method: incoming.method ?? '', path: incoming.url ?? '',
+    bytes: body.length, messages: messagesOf(body),
+  };
+}
+
+/**
+ * A test that fails prints what was recorded, and a token is nobody's to read.
+ *
+ * @param {import('node:http').IncomingHttpHeaders} headers
+ */
+function hideTokens(headers) {
+  const hidden = { ...headers };
+  for (const name of ['authorization', 'apikey']) {
+    if (typeof hidden[name] === 'string') hidden[name] = hashToken(hidden[name]);
+  }
+  return hidden;
+}
+
+/** What stands in a record for a header with this value. @param {string} value */
+export function hashToken(value) {
+  const token = value.replace(/^Bearer /i, '');
+  return `sha256:${createHash('sha256').update(token).digest('hex').slice(0, 16)}`;
+}
+
+/** @param {Buffer} body */
+function messagesOf(body) {
+  try {
+    const { messages } = JSON.parse(body.toString());
+    return Array.isArray(messages) ? messages : [];
+  } catch {
+    return [];
+  }
+}
+
+/**
+ * @param {import('node:http').ServerResponse} outgoing
+ * @param {Answer} answer
+ */
+async function send(outgoing, { status, headers = {}, body = '', manner = 'whole', cutAfter }) {
+  const { socket } = outgoing;
+  if (!socket || manner === 'never') return;
+  if (cutAfter) return sendPart(outgoing, { status, headers, body, cutAfter });
+  if (manner === 'raw') {
+    socket.end(body);
+    return;
+  }
+  if (manner === 'drip') return drip(outgoing, { status, headers });
+  outgoing.writeHead(status, { 'content-type': 'application/json', ...headers });
+  await new Promise((resolve) => {
+    outgoing.once('close', resolve);
+    outgoing.end(body, () => resolve(undefined));
+  });
+}
+
+/**
+ * @param {import('node:http').ServerResponse} outgoing
+ * @param {{ status: number, headers: Record<string, string>, body: string | Buffer,
+ *   cutAfter: 'silence' | 'head' | 'body' }} answer
+ */
+async function sendPart(outgoing, { status, headers, body, cutAfter }) {
+  const { socket } = outgoing;
+  if (cutAfter !== 'silence') {
+    outgoing.writeHead(status, { ...headers, 'content-length': String(Buffer.byteLength(body)) });
+    outgoing.flushHeaders();
+    const part = cutAfter === 'body' ? body.slice(0, body.length >> 1) : '';
+    if (part.length > 0) await new Promise((resolve) => outgoing.write(part, resolve));
+  }
+  // An end would let what was written arrive before; a reset may overtake it, as in a crash.
+  await new Promise((resolve) => setImmediate(resolve));
+  socket?.destroy();
+}
+
+/**
+ * @param {import('node:http').ServerResponse} outgoing
+ * @param {{ status: number, headers: Record<string, string> }} head
+ */
+function drip(outgoing, { status, headers }) {
+  outgoing.writeHead(status, { ...headers, 'content-length': String(DRIP_BYTES) });
+  outgoing.flushHeaders();
+  const timer = setInterval(() => outgoing.write(' '), DRIP_INTERVAL_MS).unref();
+  outgoing.once('close', () => clearInterval(timer));
 }
