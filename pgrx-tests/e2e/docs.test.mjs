@@ -40,9 +40,10 @@ create table flags (id bigint primary key, org_id text not null, reason text);
 const INSTALLED = `
 create extension pg_outbox;
 select outbox.set_secret('realtime', 'eyJ…');
-select outbox.set_sink('realtime', 'realtime',
-  '{"url": "https://PROJECT.supabase.co/realtime/v1", "secret": "realtime", "events_per_second": 0}');
-select outbox.attach('cataloging_jobs', entity => 'job', topic => 'cataloging', watch => '{status}');
+select outbox.set_sink('realtime', 'realtime', '{"secret": "realtime", "events_per_second": 0,
+  "url": "https://PROJECT.supabase.co/realtime/v1"}');
+select outbox.attach('cataloging_jobs', entity => 'job', topic => 'cataloging',
+  watch => '{status}');
 `;
 
 /** The project that the documents name does not exist; the stand-in takes its place. */
@@ -182,7 +183,12 @@ describe('the messages are as they are shown', () => {
   });
 });
 
-/** The same with what differs each time replaced by its form. @param {unknown} value @returns {unknown} */
+/**
+ * The same with what differs each time replaced by its form.
+ *
+ * @param {unknown} value
+ * @returns {unknown}
+ */
 function alike(value) {
   const forms = /** @type {const} */ ([
     [/_?event_id$/, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/],
@@ -205,12 +211,11 @@ describe('what there is, is described', () => {
   });
   after(() => client?.end());
 
-  const FUNCTIONS = `select p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)
-    from pg_proc p where p.pronamespace = $1::regnamespace order by 1`;
-  const VIEWS = "select relname from pg_class where relnamespace = 'outbox'::regnamespace and relkind = 'v' order by 1";
-  const texts = [README, ...DOCS].map(({ text }) => text).join('\n');
-  const named = (/** @type {RegExp} */ pattern, text = texts) =>
-    [...new Set([...text.matchAll(pattern)].map(([, name]) => name))].sort();
+  const functionsIn = (/** @type {string} */ schema) => column(client, `
+    select p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)
+    from pg_proc p where p.pronamespace = $1::regnamespace order by 1`, [schema]);
+  const views = () => column(client, `select relname from pg_class
+    where relnamespace = 'outbox'::regnamespace and relkind = 'v' order by 1`);
 
   test('functions, with their signatures', async () => {
     const blocks = doc('sql').blocks.filter(({ language }) => language === 'text');
@@ -218,52 +223,57 @@ describe('what there is, is described', () => {
     for (const signature of signatures) {
       const [, name, rest] = /^outbox\.(\w+)([\s\S]*)$/.exec(signature) ?? [];
       assert.ok(name, signature);
-      await client.query(`create function documented.${name}${rest} language plpgsql as 'begin end'`);
+      const declared = `create function documented.${name}${rest}`;
+      await client.query(`${declared} language plpgsql as 'begin end'`);
     }
-    assert.deepEqual(await column(client, FUNCTIONS, ['documented']), await column(client, FUNCTIONS, ['outbox']));
+    assert.deepEqual(await functionsIn('documented'), await functionsIn('outbox'));
   });
 
   test('views, with their columns', async () => {
     const sections = section(doc('sql'), 'Views').match(/^### \w+$/gm) ?? [];
-    const views = sections.map((line) => line.slice(4));
-    assert.deepEqual([...views].sort(), await column(client, VIEWS));
-    for (const view of views) {
+    const described = sections.map((line) => line.slice(4));
+    assert.deepEqual([...described].sort(), await views());
+    for (const view of described) {
       const rows = table(section(doc('sql'), view), 'column');
       const names = await column(client, `select attname, atttypid::regtype::text from pg_attribute
         where attrelid = $1::regclass and attnum > 0 order by attnum`, [`outbox.${view}`]);
-      const described = rows.map((row) => [row.column, row.type]);
-      const types = await column(client, 'select t::regtype::text from unnest($1::text[]) t', [described.map(([, type]) => type)]);
-      assert.deepEqual(described.map(([name], index) => [name, types[index]]), names, view);
+      const types = await column(client, 'select t::regtype::text from unnest($1::text[]) t',
+        [rows.map(({ type }) => type)]);
+      assert.deepEqual(rows.map((row, index) => [row.column, types[index]]), names, view);
     }
   });
 
   test('nothing else is named', async () => {
-    const names = new Set([...(await column(client, FUNCTIONS, ['outbox'])).map(([name]) => name),
-      ...await column(client, VIEWS)]);
     const everywhere = ALL.map(({ text }) => text).join('\n');
-    names.add('sql'); // A file of the demo is called outbox.sql.
-    assert.deepEqual(named(/\boutbox\.([a-z_]+)/g, everywhere).filter((name) => !names.has(name)), []);
+    const unknown = (/** @type {RegExp} */ pattern, /** @type {string[]} */ known) =>
+      [...new Set([...everywhere.matchAll(pattern)].map(([, name]) => name))]
+        .filter((name) => !known.includes(name));
+    const functions = (await functionsIn('outbox')).map(([name]) => name);
+    // A file of the demo is called outbox.sql.
+    assert.deepEqual(unknown(/\boutbox\.([a-z_]+)/g, [...functions, ...await views(), 'sql']), []);
 
-    const hidden = new Set(await column(client, `
+    const hidden = await column(client, `
       select relname from pg_class where relnamespace = '_private'::regnamespace
-      union select proname from pg_proc where pronamespace = '_private'::regnamespace`));
-    assert.deepEqual(named(/\b_private\.([a-z0-9_]+)/g, everywhere).filter((name) => !hidden.has(name)), []);
+      union select proname from pg_proc where pronamespace = '_private'::regnamespace`);
+    assert.deepEqual(unknown(/\b_private\.([a-z0-9_]+)/g, hidden), []);
 
+    const settings = await column(client,
+      "select substr(name, 11) from pg_settings where name like 'pg_outbox.%'");
     const files = ['control', 'so'];
-    const settings = await column(client, "select substr(name, 11) from pg_settings where name like 'pg_outbox.%'");
-    assert.deepEqual(named(/\bpg_outbox\.([a-z_]+)/g, everywhere)
-      .filter((name) => ![...settings, ...files].includes(name)), []);
+    assert.deepEqual(unknown(/\bpg_outbox\.([a-z_]+)/g, [...settings, ...files]), []);
   });
 
   test('settings, with defaults and bounds', async () => {
-    const { rows } = await client.query(`select name, current_setting(name) as "default", unit, context, vartype,
-      min_val, max_val from pg_settings where name like 'pg_outbox.%' order by name`);
+    const { rows } = await client.query(`
+      select name, current_setting(name) as usual, context,
+        case vartype when 'integer' then min_val || ' to ' || max_val || ' ' || unit end as bounds
+      from pg_settings where name like 'pg_outbox.%' order by name`);
     const described = table(section(doc('configuration'), 'Settings'), 'setting');
     assert.deepEqual(described.map(({ setting }) => setting).sort(), rows.map(({ name }) => name));
-    for (const { name, default: usual, unit, context, vartype, min_val: min, max_val: max } of rows) {
+    for (const { name, usual, context, bounds } of rows) {
       const row = described.find(({ setting }) => setting === name);
       assert.equal(row?.default, usual || 'empty', name);
-      if (vartype === 'integer') assert.equal(row?.range, `${min} to ${max} ${unit}`, name);
+      if (bounds) assert.equal(row?.range, bounds, name);
       const who = /** @type {Record<string, RegExp>} */ ({
         sighup: /^reload|^when a relay starts/, superuser: /^superuser/, user: /^anybody/,
       });
@@ -272,17 +282,20 @@ describe('what there is, is described', () => {
   });
 
   test('options of sinks, with types, defaults and bounds', async () => {
-    const options = await column(client, "select option, type, coalesce(default_value, 'none') from outbox.sink_options");
+    const options = await column(client,
+      "select option, type, coalesce(default_value, 'none') from outbox.sink_options");
     const described = table(section(doc('configuration'), 'Sink options'), 'option');
-    assert.deepEqual(described.map(({ option, type, default: usual }) => [option, type, usual]), options);
+    assert.deepEqual(described.map((row) => [row.option, row.type, row.default]), options);
     const isTaken = async (/** @type {string} */ option, /** @type {number} */ number) => {
       const given = { url: 'http://127.0.0.1', secret: 'x', [option]: number };
-      const check = client.query("select _private.check_sink_options('realtime', $1)", [JSON.stringify(given)]);
+      const check = client.query("select _private.check_sink_options('realtime', $1)",
+        [JSON.stringify(given)]);
       return check.then(() => true, () => false);
     };
     for (const { option, range } of described.filter(({ type }) => type === 'integer')) {
       const [, low, high] = /^(\d+) to (\d+)$/.exec(range)?.map(Number) ?? [];
-      const taken = await Promise.all([low - 1, low, high, high + 1].map((number) => isTaken(option, number)));
+      const numbers = [low - 1, low, high, high + 1];
+      const taken = await Promise.all(numbers.map((number) => isTaken(option, number)));
       assert.deepEqual(taken, [false, true, true, false], `${option}: ${range}`);
     }
   });
@@ -294,7 +307,8 @@ describe('what there is, is described', () => {
       select outbox.set_sink('s', 'realtime', '{"url": "http://127.0.0.1:9", "jwt_secret": "s"}')`);
     const names = () => column(client, 'select distinct name from outbox.metrics order by 1');
     const described = table(section(doc('operating'), 'Metrics'), 'name').map(({ name }) => name);
-    await waitUntil(names, 'the relay to report', { accept: (found) => found.length >= described.length });
+    const isWhole = (/** @type {string[]} */ found) => found.length >= described.length;
+    await waitUntil(names, 'the relay to report', { accept: isWhole });
     assert.deepEqual([...described].sort(), await names());
   });
 

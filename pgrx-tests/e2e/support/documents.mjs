@@ -65,8 +65,9 @@ export function section(document, heading) {
   const start = lines.findIndex((line) => levelOf(line) > 0 && titleOf(line) === heading);
   if (start < 0) throw new Error(`${document.path} has no heading "${heading}"`);
   const level = levelOf(lines[start]);
-  const length = lines.slice(start + 1).findIndex((line) => levelOf(line) > 0 && levelOf(line) <= level);
-  return lines.slice(start + 1, length < 0 ? undefined : start + 1 + length).join('\n');
+  const rest = lines.slice(start + 1);
+  const end = rest.findIndex((line) => levelOf(line) > 0 && levelOf(line) <= level);
+  return rest.slice(0, end < 0 ? undefined : end).join('\n');
 }
 
 const titleOf = (/** @type {string} */ line) => line.replace(/^#+ /, '').trim();
@@ -93,14 +94,22 @@ export function table(text, column) {
 const cells = (/** @type {string} */ line) =>
   line.slice(1, -1).split(' | ').map((cell) => cell.trim().replace(/^`([^`]*)`$/, '$1'));
 
-/** What links to headings of the document may end with, as GitHub makes it. @param {Document} document */
+/**
+ * What links to headings of the document may end with, as GitHub makes it.
+ *
+ * @param {Document} document
+ */
 export function anchorsOf(document) {
   const headings = document.prose.split('\n').filter((line) => /^#+ /.test(line)).map(titleOf);
   return new Set(headings.map((title) =>
     title.toLowerCase().replaceAll(/[^\p{L}\p{N} _-]/gu, '').replaceAll(' ', '-')));
 }
 
-/** The targets of the document's links to other places of the project. @param {Document} document */
+/**
+ * The targets of the document's links to other places of the project.
+ *
+ * @param {Document} document
+ */
 export function linksOf(document) {
   const targets = [...document.prose.matchAll(/\]\(([^)\s]+)\)/g)].map(([, target]) => target);
   return targets.filter((target) => !/^[a-z]+:/.test(target));
