@@ -101,6 +101,23 @@ pub fn write_payload(out: &mut Vec<u8>, message: &Message, limits: Limits) -> Ta
     }
 }
 
+/// Appends the keys of the first event of an entry as they stand on the wire; an empty object when
+/// its text is damaged.
+pub fn write_first_ids(out: &mut Vec<u8>, entry: &Entry) {
+    let start = out.len();
+    let first = split(entry).and_then(|events| events.into_iter().next());
+    let is_whole = first.is_some_and(|event| write_ids(out, &entry.kind.key_names, event.ids));
+    if !is_whole {
+        out.truncate(start);
+        json::write_bytes(out, b"{}");
+    }
+}
+
+/// The included columns of the first event of an entry.
+pub fn first_data(entry: &Entry) -> Option<&str> {
+    split(entry)?.into_iter().next()?.data
+}
+
 /// One event, as slices of its entry.
 struct Event<'a> {
     entry: &'a Entry,

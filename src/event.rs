@@ -8,6 +8,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
+
 /// The place of an entry in the outbox: the order in which the events of one org happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(pub i64);
@@ -113,6 +115,29 @@ impl Entry {
         self.event_id.plus(self.event_count.saturating_sub(1))
     }
 
+    /// The first `count` events and the others, each as an entry of its own with the place and the
+    /// ids that they have here. `None` when one side would be empty, or when the text is not what
+    /// it should be: then the entry is only ever whole.
+    pub fn split(&self, count: u32) -> Option<(Self, Self)> {
+        let ids = Halves::of(&self.ids, self.event_count, count)?;
+        let data = match &self.data {
+            Some(data) => {
+                let data = Halves::of(data, self.event_count, count)?;
+                (Some(data.head), Some(data.tail))
+            }
+            None => (None, None),
+        };
+        let head = Self { event_count: count, ids: ids.head, data: data.0, ..self.clone() };
+        let tail = Self {
+            event_id: self.event_id.plus(count),
+            event_count: self.event_count - count,
+            ids: ids.tail,
+            data: data.1,
+            ..self.clone()
+        };
+        Some((head, tail))
+    }
+
     /// What the entry counts against the relay's memory limit.
     pub fn memory_bytes(&self) -> usize {
         ENTRY_OVERHEAD_BYTES + self.text_bytes()
@@ -121,6 +146,27 @@ impl Entry {
     /// Bytes of captured text: what of this entry can at most be copied into a message.
     pub fn text_bytes(&self) -> usize {
         self.ids.len() + self.data.as_deref().map_or(0, str::len)
+    }
+}
+
+/// A JSON array cut in two, its elements as they were written.
+struct Halves {
+    head: Box<str>,
+    tail: Box<str>,
+}
+
+impl Halves {
+    fn of(array: &str, length: u32, at: u32) -> Option<Self> {
+        let elements: Vec<&RawValue> = serde_json::from_str(array).ok()?;
+        if elements.len() != length as usize || at == 0 || at >= length {
+            return None;
+        }
+        let (head, tail) = elements.split_at_checked(at as usize)?;
+        let join = |part: &[&RawValue]| {
+            let texts: Vec<&str> = part.iter().map(|element| element.get()).collect();
+            format!("[{}]", texts.join(",")).into()
+        };
+        Some(Self { head: join(head), tail: join(tail) })
     }
 }
 
@@ -175,5 +221,36 @@ mod tests {
         assert_eq!(entry.text_bytes(), 7);
         entry.data = Some("[{},{},{}]".into());
         assert_eq!(entry.text_bytes(), 17);
+    }
+
+    #[test]
+    fn an_entry_is_cut_between_its_events() {
+        let kind = EventKind {
+            event_type: EventType { name: "job.created".into(), entity: "job".into() },
+            topic: "cataloging".into(),
+            key_names: ["job_id".into()].into(),
+            version: 1,
+        };
+        let entry = Entry {
+            id: EntryId(1),
+            event_id: id(40),
+            kind: Arc::new(kind),
+            org_id: "1".into(),
+            event_count: 3,
+            ids: r#"[1, "a,b" ,[3]]"#.into(),
+            data: Some(r#"[{},{"a":1.0},{}]"#.into()),
+            origin: Some("tab".into()),
+            at_us: 7,
+        };
+        let (head, tail) = entry.split(1).unwrap();
+        assert_eq!((head.event_count, &*head.ids, head.event_id), (1, "[1]", id(40)));
+        assert_eq!((tail.event_count, &*tail.ids, tail.event_id), (2, r#"["a,b",[3]]"#, id(41)));
+        assert_eq!(tail.data.as_deref(), Some(r#"[{"a":1.0},{}]"#));
+        assert_eq!((tail.id, tail.at_us, tail.origin), (EntryId(1), 7, Some("tab".into())));
+        assert!(entry.split(0).is_none() && entry.split(3).is_none() && head.split(1).is_none());
+        let damaged = Entry { event_count: 4, ..entry.clone() };
+        assert!(damaged.split(2).is_none());
+        let damaged = Entry { data: Some("[{}]".into()), ..entry };
+        assert!(damaged.split(2).is_none());
     }
 }

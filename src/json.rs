@@ -60,6 +60,13 @@ pub fn write_timestamp(out: &mut Vec<u8>, at_us: i64) {
     let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z");
 }
 
+/// As `write_timestamp`, with all six digits of the microseconds.
+pub fn write_timestamp_us(out: &mut Vec<u8>, at_us: i64) {
+    write_timestamp(out, at_us);
+    out.pop();
+    let _ = write!(out, "{:03}Z", at_us.rem_euclid(1_000));
+}
+
 /// Year, month and day of a number of days since 1970-01-01, by counting from a March 1st, so
 /// that the leap day is the last of its year (Howard Hinnant, "chrono-Compatible Low-Level Date
 /// Algorithms").
@@ -114,6 +121,17 @@ mod tests {
         assert_eq!(timestamp(951_868_799_999_999), "2000-02-29T23:59:59.999Z");
         assert_eq!(timestamp(4_107_542_400_000_000), "2100-03-01T00:00:00.000Z");
         assert_eq!(timestamp(253_402_300_799_999_999), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn microseconds_are_kept_where_they_matter() {
+        for (at_us, expected) in
+            [(0, "1970-01-01T00:00:00.000000Z"), (-1, "1969-12-31T23:59:59.999999Z")]
+        {
+            let mut out = Vec::new();
+            write_timestamp_us(&mut out, at_us);
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Counters {
     pub messages: i64,
     pub requests: i64,
     pub failures: i64,
+    pub refused: i64,
+    pub dead_letters: i64,
     pub bytes_sent: i64,
 }
 
@@ -58,6 +60,8 @@ impl SinkStatus {
             counters.failures,
             counters.bytes_sent,
             self.event_rate_milli,
+            counters.refused,
+            counters.dead_letters,
         ];
         numbers.iter_mut().zip(values).for_each(|(number, value)| *number = value);
         Report { sink: self.sink.clone(), error: self.last_error.clone(), numbers }
@@ -79,7 +83,8 @@ impl SinkStatus {
             failures,
             bytes_sent,
             event_rate_milli,
-            ..,
+            refused,
+            dead_letters,
         ] = report.numbers;
         SinkStatus {
             sink: report.sink,
@@ -97,6 +102,8 @@ impl SinkStatus {
                 messages,
                 requests,
                 failures,
+                refused,
+                dead_letters,
                 bytes_sent,
             },
             event_rate_milli,
@@ -138,6 +145,8 @@ fn relay_status() -> TableIterator<
         name!(messages, i64),
         name!(requests, i64),
         name!(failures, i64),
+        name!(refused, i64),
+        name!(dead_letters, i64),
         name!(bytes_sent, i64),
         name!(event_rate, f64),
     ),
@@ -161,6 +170,8 @@ fn relay_status() -> TableIterator<
             counters.messages,
             counters.requests,
             counters.failures,
+            counters.refused,
+            counters.dead_letters,
             counters.bytes_sent,
             sink.event_rate_milli as f64 / 1000.0,
         )

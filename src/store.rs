@@ -1,9 +1,14 @@
 //! What the relay asks of the database, and nothing else does: every statement it runs.
+//! `returns` has those about events that are sent again.
 //!
 //! Reading happens in one short transaction with one snapshot. A window that is larger than a
 //! reading is kept as a cursor that outlives the transaction, sorted by id, so that a transaction
 //! of ten million events is read in bounded memory and only once; after a restart it is opened
 //! again behind the last entry that has an outcome.
+
+mod returns;
+
+pub use returns::look;
 
 use crate::cursor::{Position, Snapshot};
 use crate::error::{Error, ErrorKind};
@@ -11,7 +16,8 @@ use crate::event::{Entry, EntryId, EventId, EventKind, EventType};
 use crate::pg::query::{self, Row, Statement};
 use crate::pg::tx::{self, Durability, Failure};
 use crate::pg::user;
-use crate::relay::plan::Chunk;
+use crate::relay::plan::{Chunk, Record};
+use crate::relay::time::Time;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Arc;
@@ -152,18 +158,31 @@ pub fn secret(name: &str) -> Result<Option<String>, Error> {
     found.map_err(|failure| Error::new(ErrorKind::UnusableSecret, failure.message))
 }
 
-/// Makes a position durable. A crash may forget it, which costs duplicates and never a loss.
-/// False when the sink is gone.
+/// Makes a position durable, and with it what became of the events that it passes. A position
+/// alone may be forgotten by a crash, which costs duplicates and never a loss; fates may not.
+/// `now` is the relay's clock. False when the sink is gone.
 ///
 /// # Errors
 /// What the database said.
-pub fn record(sink: &str, position: &Position) -> Result<bool, Failure> {
+pub fn record(sink: &str, now: Time, record: &Record) -> Result<bool, Failure> {
+    let position = &record.position;
     let base = position.base.to_string();
     let end = position.window.as_ref().map(|window| window.end.to_string());
     let last_id = position.window.as_ref().map(|window| window.last_id.0.to_string());
-    tx::run(Durability::Asynchronous, || {
+    let durability = match record.fates.is_empty() {
+        true => Durability::Asynchronous,
+        false => Durability::Synchronous,
+    };
+    tx::run(durability, || {
         let arguments = [Some(sink), Some(&base), end.as_deref(), last_id.as_deref()];
-        Ok(query::session(|| MOVE_CURSOR.run(&arguments, |_| {})) > 0)
+        query::session(|| {
+            let is_there = MOVE_CURSOR.run(&arguments, |_| {}) > 0;
+            if is_there {
+                returns::write_fates(sink, &record.fates);
+                returns::write_journal(sink, now, &record.journal);
+            }
+            Ok(is_there)
+        })
     })
 }
 

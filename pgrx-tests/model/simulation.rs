@@ -5,11 +5,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
+use pg_outbox::config::Order;
 use pg_outbox::cursor::{Position, Snapshot};
 use pg_outbox::envelope::Tally;
 use pg_outbox::event::EntryId;
 use pg_outbox::relay::pace::Rate;
-use pg_outbox::relay::plan::{Effect, Input, RequestId, Settings, SinkState, State, step};
+use pg_outbox::relay::plan::{Effect, Input, Record, RequestId, Settings, SinkState, State, step};
+use pg_outbox::relay::returns::Page;
 use pg_outbox::relay::time::{Duration, Time};
 use pg_outbox::sink::{Batch, Failure, FailureKind, Outcome};
 
@@ -32,7 +34,7 @@ enum Happening {
         bytes_max: usize,
     },
     /// The store makes a position durable, and the answer follows.
-    Record(Position),
+    Record(Record),
     /// A batch reaches the sink, and the answer follows unless it is lost.
     Arrive {
         request: RequestId,
@@ -169,7 +171,7 @@ impl Simulation {
             Happening::Input(input) => self.input(input),
             Happening::Deadline => self.input(Input::Tick),
             Happening::Read { from, bytes_max } => self.read(&from, bytes_max),
-            Happening::Record(position) => self.record(position),
+            Happening::Record(record) => self.record(record),
         }
     }
 
@@ -218,11 +220,14 @@ impl Simulation {
                 let delay = self.chance.below(20);
                 self.after(delay, Happening::Read { from, bytes_max });
             }
-            Effect::Record(position) => {
+            Effect::LookForReturns { .. } => {
+                self.after(1, Happening::Input(Input::Returns(Page::default())));
+            }
+            Effect::Record(record) => {
                 assert!(!self.is_recording, "two records at once");
                 self.is_recording = true;
                 let delay = self.chance.below(50);
-                self.after(delay, Happening::Record(position));
+                self.after(delay, Happening::Record(record));
             }
             Effect::Send { lane, request, batch } => self.send(lane, request, batch),
         }
@@ -258,7 +263,8 @@ impl Simulation {
         self.input(input);
     }
 
-    fn record(&mut self, position: Position) {
+    fn record(&mut self, record: Record) {
+        let position = record.position;
         // A commit may fail, or succeed with its answer lost to a crash.
         let is_made = !self.fails();
         if is_made {
@@ -285,7 +291,7 @@ impl Simulation {
         if is_current {
             let tally = Tally::default();
             let delay = self.chance.below(10);
-            let answer = Input::Answered { request, outcome, tally };
+            let answer = Input::Answered { request, outcome, named: Vec::new(), tally };
             self.after(delay, Happening::Input(answer));
         }
     }
@@ -361,8 +367,9 @@ impl Simulation {
                 self.input(Input::Resume);
             }
             _ => {
-                let memory_limit_bytes = self.settings.memory_limit_bytes;
+                let Settings { lanes, order, memory_limit_bytes, .. } = self.settings;
                 self.settings = random_settings(&mut self.chance);
+                (self.settings.lanes, self.settings.order) = (lanes, order);
                 // What is held already is held; a smaller limit would be kept only later.
                 self.settings.memory_limit_bytes = memory_limit_bytes;
                 self.input(Input::Configure(self.settings.clone()));
@@ -464,7 +471,10 @@ fn random_settings(chance: &mut Chance) -> Settings {
             window: Duration::from_ms(chance.pick(&[0, 10, 250, 1_000])),
         },
         events_per_second: chance.pick(&[0, 0, 20, 100]),
+        message_events_max: chance.pick(&[1, 3, 500]),
         message_bytes_max: 262_144,
+        retries: chance.pick(&[0, 1, 3]),
+        order: chance.pick(&[Order::Relaxed, Order::Strict]),
         memory_limit_bytes: chance.pick(&[2_000, 20_000, 1_000_000]),
     }
 }

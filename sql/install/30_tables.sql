@@ -7,8 +7,12 @@
 --   sinks         destinations            set_sink, pause, …             read by the relay
 --   secrets       tokens                  set_secret                     read by the relay
 --   cursors       positions of sinks      the relay                      read by views and prune
+--   retries       events to be sent again the relay, redrive, replay     read by the relay
+--   outbox_dlq    dead letters            the relay                      redrive, discard
+--   replays       replays under way       replay, the relay              read by the relay
+--   deliveries    requests, for trace     the relay                      read by trace, pruned
 --
--- Everything but secrets travels with a dump.
+-- Everything but secrets and deliveries travels with a dump.
 
 create sequence _private.event_type_ids as smallint;
 create table _private.event_types (
@@ -172,6 +176,154 @@ comment on column _private.cursors.last_processed_id is 'Entries of the window u
 comment on column _private.cursors.system_identifier is 'Cluster whose transactions the position speaks of.';
 comment on column _private.cursors.updated_at is 'When it last moved.';
 
+-- An event here is whole: it needs neither its entry, which may be pruned, nor its source. The
+-- same columns in both tables, so that a dead letter becomes a retry again as it is.
+create table _private.retries (
+    sink text not null references _private.sinks on delete cascade,
+    event_id uuid not null,
+    entry_id bigint not null,
+    event_type text not null,
+    topic text not null,
+    version smallint not null,
+    org_id text not null,
+    ids json not null,
+    data json,
+    origin text,
+    created_at timestamptz not null,
+    attempts integer not null default 0,
+    redrives integer not null default 0,
+    first_failed_at timestamptz,
+    last_failed_at timestamptz,
+    error_kind text,
+    error text,
+    status smallint,
+    next_attempt_at timestamptz not null default clock_timestamp(),
+    primary key (sink, event_id)
+);
+create index retries_due on _private.retries (sink, next_attempt_at, entry_id);
+comment on table _private.retries is
+    'Events that are sent again, each to one sink: refused ones, redriven dead letters, replayed ones. A row goes when its event has arrived or is a dead letter.';
+comment on column _private.retries.sink is 'The sink.';
+comment on column _private.retries.event_id is 'The event, the same in every delivery.';
+comment on column _private.retries.entry_id is 'Entry that held it: the order of events.';
+comment on column _private.retries.event_type is 'Name, <entity>.<verb>.';
+comment on column _private.retries.topic is 'Product area.';
+comment on column _private.retries.version is 'Version of the event type.';
+comment on column _private.retries.org_id is 'Organisation.';
+comment on column _private.retries.ids is 'Keys of the row, as on the wire.';
+comment on column _private.retries.data is 'Values of the included columns; null without any.';
+comment on column _private.retries.origin is 'Who caused the change; null when the writer did not say.';
+comment on column _private.retries.created_at is 'Clock just before the commit.';
+comment on column _private.retries.attempts is 'Refusals since the event was last redriven; 0 for one that was not refused.';
+comment on column _private.retries.redrives is 'How often it was a dead letter that was sent back.';
+comment on column _private.retries.first_failed_at is 'First refusal; null when there was none.';
+comment on column _private.retries.last_failed_at is 'Last refusal; null when there was none.';
+comment on column _private.retries.error_kind is 'Kind of the last refusal, a word for programs.';
+comment on column _private.retries.error is 'What the operator should know of it.';
+comment on column _private.retries.status is 'HTTP status of the last refusal; null when there was no answer.';
+comment on column _private.retries.next_attempt_at is 'When it is due.';
+
+-- No reference to the sink: a dead letter stays when its sink is dropped.
+create table _private.outbox_dlq (
+    sink text not null,
+    event_id uuid not null,
+    entry_id bigint not null,
+    event_type text not null,
+    topic text not null,
+    version smallint not null,
+    org_id text not null,
+    ids json not null,
+    data json,
+    origin text,
+    created_at timestamptz not null,
+    attempts integer not null,
+    redrives integer not null,
+    first_failed_at timestamptz not null,
+    last_failed_at timestamptz not null,
+    error_kind text not null,
+    error text not null,
+    status smallint,
+    primary key (sink, event_id)
+);
+create index outbox_dlq_order on _private.outbox_dlq (created_at, event_id);
+comment on table _private.outbox_dlq is
+    'Dead letters: events that a sink refused until no retries were left. They stay until they are redriven or discarded.';
+comment on column _private.outbox_dlq.sink is 'Sink that refused it.';
+comment on column _private.outbox_dlq.event_id is 'The event, the same in every delivery.';
+comment on column _private.outbox_dlq.entry_id is 'Entry that held it: the order of events.';
+comment on column _private.outbox_dlq.event_type is 'Name, <entity>.<verb>.';
+comment on column _private.outbox_dlq.topic is 'Product area.';
+comment on column _private.outbox_dlq.version is 'Version of the event type.';
+comment on column _private.outbox_dlq.org_id is 'Organisation.';
+comment on column _private.outbox_dlq.ids is 'Keys of the row, as on the wire.';
+comment on column _private.outbox_dlq.data is 'Values of the included columns; null without any.';
+comment on column _private.outbox_dlq.origin is 'Who caused the change; null when the writer did not say.';
+comment on column _private.outbox_dlq.created_at is 'Clock just before the commit.';
+comment on column _private.outbox_dlq.attempts is 'Refusals since it was last redriven.';
+comment on column _private.outbox_dlq.redrives is 'How often it was redriven before.';
+comment on column _private.outbox_dlq.first_failed_at is 'First refusal.';
+comment on column _private.outbox_dlq.last_failed_at is 'Last refusal, which made it a dead letter.';
+comment on column _private.outbox_dlq.error_kind is 'Kind of the last refusal, a word for programs.';
+comment on column _private.outbox_dlq.error is 'What the operator should know of it.';
+comment on column _private.outbox_dlq.status is 'HTTP status of the last refusal; null when there was no answer.';
+
+create sequence _private.replay_ids as bigint;
+create table _private.replays (
+    replay_id bigint not null,
+    sink text not null references _private.sinks on delete cascade,
+    since timestamptz not null,
+    until timestamptz not null,
+    org_id text,
+    topic text,
+    event_type text,
+    after_xid xid8 not null default '0',
+    after_id bigint not null default 0,
+    event_count bigint not null default 0,
+    requested_by name not null,
+    requested_at timestamptz not null default now(),
+    done_at timestamptz,
+    primary key (replay_id, sink)
+);
+create index replays_under_way on _private.replays (sink, replay_id) where done_at is null;
+alter sequence _private.replay_ids owned by _private.replays.replay_id;
+comment on sequence _private.replay_ids is 'Ids of replays.';
+comment on table _private.replays is
+    'Past events that are sent again. The relay takes them page by page, beside what is new.';
+comment on column _private.replays.replay_id is 'Id that replay returned; one row for each sink.';
+comment on column _private.replays.sink is 'The sink.';
+comment on column _private.replays.since is 'Events from here on.';
+comment on column _private.replays.until is 'Events before this.';
+comment on column _private.replays.org_id is 'Of this organisation; null means of all.';
+comment on column _private.replays.topic is 'Of this topic; null means of all.';
+comment on column _private.replays.event_type is 'Of this type; null means of all.';
+comment on column _private.replays.after_xid is 'Transaction of the last entry that was looked at.';
+comment on column _private.replays.after_id is 'The last entry that was looked at.';
+comment on column _private.replays.event_count is 'Events taken so far.';
+comment on column _private.replays.requested_by is 'Role that asked for it.';
+comment on column _private.replays.requested_at is 'When.';
+comment on column _private.replays.done_at is 'When the last of its events was taken; null before.';
+
+create table _private.deliveries (
+    sink text not null,
+    sent_at timestamptz not null,
+    answered_at timestamptz not null,
+    outcome text not null,
+    error_kind text,
+    status smallint,
+    messages json not null
+);
+create index deliveries_answered_at on _private.deliveries (answered_at);
+comment on table _private.deliveries is
+    'Requests to sinks, for outbox.trace: one row each, kept as long as events.';
+comment on column _private.deliveries.sink is 'The sink.';
+comment on column _private.deliveries.sent_at is 'When the request was begun.';
+comment on column _private.deliveries.answered_at is 'When its outcome was known.';
+comment on column _private.deliveries.outcome is 'delivered, refused or unknown.';
+comment on column _private.deliveries.error_kind is 'Kind of the failure; null when it was delivered.';
+comment on column _private.deliveries.status is 'HTTP status of the failure; null without.';
+comment on column _private.deliveries.messages is
+    'For each message an array: organisation, first and last entry, number of events, and for events that were sent again their ids.';
+
 select pg_catalog.pg_extension_config_dump('_private.event_types', '');
 select pg_catalog.pg_extension_config_dump('_private.event_type_ids', '');
 select pg_catalog.pg_extension_config_dump('_private.sources', '');
@@ -179,3 +331,7 @@ select pg_catalog.pg_extension_config_dump('_private.source_ids', '');
 select pg_catalog.pg_extension_config_dump('_private.entry_ids', '');
 select pg_catalog.pg_extension_config_dump('_private.sinks', '');
 select pg_catalog.pg_extension_config_dump('_private.cursors', '');
+select pg_catalog.pg_extension_config_dump('_private.retries', '');
+select pg_catalog.pg_extension_config_dump('_private.outbox_dlq', '');
+select pg_catalog.pg_extension_config_dump('_private.replays', '');
+select pg_catalog.pg_extension_config_dump('_private.replay_ids', '');

@@ -257,6 +257,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     seen pg_snapshot;
+    asked_at timestamptz := clock_timestamp();
     deadline timestamptz;
 begin
     if timeout is null or timeout < interval '0' then
@@ -281,6 +282,11 @@ begin
             join _private.sinks s on s.sink = c.sink and s.enabled
             cross join lateral _private.entries_after(c) e
             where pg_visible_in_snapshot(e.xid, seen))
+           and not exists (
+            select
+            from _private.retries r
+            join _private.sinks s on s.sink = r.sink and s.enabled
+            where r.created_at <= asked_at)
         then
             return true;
         end if;
@@ -292,20 +298,29 @@ begin
 end
 $$;
 comment on function outbox.wait_until_delivered(interval) is
-    'Waits until every event that was committed before the call has an outcome at every enabled sink. False when the time is up; true at once when there is no sink. The caller''s own uncommitted events are not waited for.';
+    'Waits until every event that was committed before the call has an outcome at every enabled sink: it has arrived, or is a dead letter. False when the time is up; true at once when there is no sink. The caller''s own uncommitted events are not waited for.';
 
 create function _private.current_segment() returns integer
 language c stable as 'MODULE_PATHNAME', 'current_segment_wrapper';
 comment on function _private.current_segment() is 'Number of the segment that writers fill now.';
 
+create function _private.has_passed(cursor_row _private.cursors, entry_id bigint, entry_xid xid8)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select pg_visible_in_snapshot(entry_xid, (cursor_row).position)
+        or ((cursor_row).window_end is not null and entry_id <= (cursor_row).last_processed_id
+            and pg_visible_in_snapshot(entry_xid, (cursor_row).window_end));
+$$;
+comment on function _private.has_passed(_private.cursors, bigint, xid8) is
+    'Whether an entry has an outcome at this cursor.';
+
 create function _private.is_done(entry_id bigint, entry_xid xid8) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(bool_and(
-        pg_visible_in_snapshot(entry_xid, c.position)
-        or (c.window_end is not null and entry_id <= c.last_processed_id
-            and pg_visible_in_snapshot(entry_xid, c.window_end))), true)
+    select coalesce(bool_and(_private.has_passed(c, entry_id, entry_xid)), true)
     from _private.cursors c;
 $$;
 comment on function _private.is_done(bigint, xid8) is
@@ -392,6 +407,8 @@ begin
             pruned := pruned + events;
         end if;
     end loop;
+    delete from _private.deliveries d where d.answered_at < cutoff;
+    delete from _private.replays r where r.done_at < cutoff;
     return pruned;
 end
 $$;

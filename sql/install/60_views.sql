@@ -19,6 +19,30 @@ $$;
 comment on function _private.named_ids(json, text[]) is
     'The ids of an event as they stand on the wire.';
 
+create function _private.sink_states(entry _private.outbox, place integer)
+returns table (sink text, state text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        c.sink,
+        case
+            when not _private.has_passed(c, (entry).id, (entry).xid) then 'pending'
+            when exists (
+                select from _private.outbox_dlq q
+                where q.sink = c.sink
+                  and q.event_id = _private.nth_event_id((entry).event_id, place)) then 'dead'
+            when exists (
+                select from _private.retries r
+                where r.sink = c.sink
+                  and r.event_id = _private.nth_event_id((entry).event_id, place)) then 'retrying'
+            else 'delivered'
+        end
+    from _private.cursors c;
+$$;
+comment on function _private.sink_states(_private.outbox, integer) is
+    'State of the n-th event of an entry, from 0, at each sink.';
+
 create view outbox.events as
 select
     _private.nth_event_id(o.event_id, (e.place - 1)::integer) as event_id,
@@ -31,16 +55,23 @@ select
     coalesce(o.version, 1::smallint) as version,
     o.created_at,
     case
-        when not exists (select from _private.sinks) then 'stored'
-        when _private.is_done(o.id, o.xid) then 'delivered'
-        else 'pending'
+        when d.states is null then 'stored'
+        when 'dead' = any (d.states) then 'dead'
+        when 'pending' = any (d.states) then 'pending'
+        when 'retrying' = any (d.states) then 'retrying'
+        else 'delivered'
     end as state,
+    d.sinks,
     o.id as entry_id,
     (e.place - 1)::integer as place
 from _private.outbox o
 join _private.event_types t on t.type_id = o.type_id
 left join _private.sources s on s.source_id = o.source_id
-cross join lateral json_array_elements(o.ids) with ordinality as e (key, place);
+cross join lateral json_array_elements(o.ids) with ordinality as e (key, place)
+cross join lateral (
+    select array_agg(c.state) as states, jsonb_object_agg(c.sink, c.state) as sinks
+    from _private.sink_states(o, (e.place - 1)::integer) c
+) d;
 comment on view outbox.events is
     'Retained events, one row each; order by entry_id, place gives the order of each organisation.';
 comment on column outbox.events.event_id is 'Globally unique, the same in every delivery.';
@@ -52,7 +83,8 @@ comment on column outbox.events.data is 'Values of the included columns; null wi
 comment on column outbox.events.origin is 'Who caused the change; null when the writer did not say.';
 comment on column outbox.events.version is 'Version of an emitted event, else 1.';
 comment on column outbox.events.created_at is 'Clock just before the commit.';
-comment on column outbox.events.state is 'delivered: every sink has passed it; pending: some sink has not; stored: there is no sink.';
+comment on column outbox.events.state is 'delivered: at every sink; pending: some sink has not passed it; retrying: it is being sent again; dead: a dead letter at some sink; stored: there is no sink.';
+comment on column outbox.events.sinks is 'The state at each sink; null when there is none.';
 comment on column outbox.events.entry_id is 'Entry that holds the event.';
 comment on column outbox.events.place is 'Place in the entry, from 0.';
 
@@ -72,6 +104,8 @@ create function _private.relay_status() returns table (
     messages bigint,
     requests bigint,
     failures bigint,
+    refused bigint,
+    dead_letters bigint,
     bytes_sent bigint,
     event_rate double precision
 )
@@ -98,6 +132,8 @@ select
     r.last_error_at,
     coalesce(r.attempts, 0) as attempts,
     r.retry_at,
+    (select count(*) from _private.retries t where t.sink = c.sink) as retries,
+    (select count(*) from _private.outbox_dlq d where d.sink = c.sink) as dead_letters,
     _private.encode_position(c.position::text) as cursor,
     c.updated_at as cursor_at
 from _private.cursors c
@@ -124,6 +160,8 @@ comment on column outbox.status.last_error is 'What went wrong last and what to 
 comment on column outbox.status.last_error_at is 'When that was.';
 comment on column outbox.status.attempts is 'Failed attempts since the last success.';
 comment on column outbox.status.retry_at is 'Time of the next try; null when none is waited for.';
+comment on column outbox.status.retries is 'Events that are to be sent again.';
+comment on column outbox.status.dead_letters is 'Events that it refused for good: see outbox.dead_letters.';
 comment on column outbox.status.cursor is 'Position as the opaque text that messages carry.';
 comment on column outbox.status.cursor_at is 'When the cursor last moved.';
 
@@ -174,6 +212,47 @@ comment on column outbox.sources.truncates is 'TRUNCATEs, which make no events, 
 comment on column outbox.sources.attached_by is 'Role that attached it.';
 comment on column outbox.sources.attached_at is 'When it was attached.';
 
+create view outbox.dead_letters as
+select d.sink, d.event_id, d.event_type, d.topic, d.org_id, d.ids::jsonb as ids, d.origin, d.version,
+       d.created_at, d.error_kind, d.error, d.status, d.attempts, d.redrives, d.first_failed_at,
+       d.last_failed_at
+from _private.outbox_dlq d;
+comment on view outbox.dead_letters is
+    'Events that a sink refused until no retries were left: see outbox.redrive and outbox.discard.';
+comment on column outbox.dead_letters.sink is 'Sink that refused it.';
+comment on column outbox.dead_letters.event_id is 'The event, the same in every delivery.';
+comment on column outbox.dead_letters.event_type is 'Name, <entity>.<verb>.';
+comment on column outbox.dead_letters.topic is 'Product area.';
+comment on column outbox.dead_letters.org_id is 'Organisation.';
+comment on column outbox.dead_letters.ids is 'Keys of the row, as on the wire.';
+comment on column outbox.dead_letters.origin is 'Who caused the change; null when the writer did not say.';
+comment on column outbox.dead_letters.version is 'Version of the event type.';
+comment on column outbox.dead_letters.created_at is 'When the event happened.';
+comment on column outbox.dead_letters.error_kind is 'Kind of the last refusal, a word for programs.';
+comment on column outbox.dead_letters.error is 'What went wrong and what to do.';
+comment on column outbox.dead_letters.status is 'HTTP status of the last refusal; null when there was no answer.';
+comment on column outbox.dead_letters.attempts is 'Refusals since it was last redriven.';
+comment on column outbox.dead_letters.redrives is 'How often it was redriven before.';
+comment on column outbox.dead_letters.first_failed_at is 'First refusal.';
+comment on column outbox.dead_letters.last_failed_at is 'Last refusal, which made it a dead letter.';
+
+create view outbox.replays as
+select r.replay_id, r.sink, r.since, r.until, r.org_id, r.topic, r.event_type, r.event_count,
+       r.requested_by, r.requested_at, r.done_at
+from _private.replays r;
+comment on view outbox.replays is 'Replays under way, and those done within the retention.';
+comment on column outbox.replays.replay_id is 'Id that outbox.replay returned; one row for each sink.';
+comment on column outbox.replays.sink is 'The sink.';
+comment on column outbox.replays.since is 'Events from here on.';
+comment on column outbox.replays.until is 'Events before this.';
+comment on column outbox.replays.org_id is 'Of this organisation; null means of all.';
+comment on column outbox.replays.topic is 'Of this topic; null means of all.';
+comment on column outbox.replays.event_type is 'Of this type; null means of all.';
+comment on column outbox.replays.event_count is 'Events taken so far.';
+comment on column outbox.replays.requested_by is 'Role that asked for it.';
+comment on column outbox.replays.requested_at is 'When.';
+comment on column outbox.replays.done_at is 'When the last of its events was taken to be sent; null before.';
+
 create view outbox.event_types as
 select t.event_type, t.entity, t.description, t.created_at
 from _private.event_types t;
@@ -207,6 +286,10 @@ cross join lateral (values
     ('pg_outbox_messages_total', r.messages::double precision),
     ('pg_outbox_requests_total', r.requests::double precision),
     ('pg_outbox_failures_total', r.failures::double precision),
+    ('pg_outbox_refused_events_total', r.refused::double precision),
+    ('pg_outbox_dead_letters_total', r.dead_letters::double precision),
+    ('pg_outbox_retries', s.retries::double precision),
+    ('pg_outbox_dead_letters', s.dead_letters::double precision),
     ('pg_outbox_sent_bytes_total', r.bytes_sent::double precision)
 ) as m (name, value)
 where m.value is not null

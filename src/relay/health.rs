@@ -89,8 +89,14 @@ impl Health {
         }
     }
 
-    /// A request was delivered. One that was sent before the failure says nothing of now.
-    pub fn delivered(&mut self, request: RequestId) {
+    /// Whether this request is the one by which the sink is tried.
+    pub fn is_probe(&self, request: RequestId) -> bool {
+        self.circuit == Circuit::HalfOpen { probe: Some(request) }
+    }
+
+    /// The sink took a request, or refused what was in it. One that was sent before the failure
+    /// says nothing of now.
+    pub fn worked(&mut self, request: RequestId) {
         if self.speaks_for_now(request) {
             *self = Self::default();
         }
@@ -139,7 +145,7 @@ mod tests {
         assert_eq!((health.permit(), health.retry_at()), (Permit::Probe, None));
         health.probing(RequestId(5));
         assert_eq!(health.permit(), Permit::None);
-        health.delivered(RequestId(5));
+        health.worked(RequestId(5));
         assert_eq!((health.permit(), health.attempts()), (Permit::All, 0));
         assert_eq!(health.failure(), None);
     }
@@ -160,12 +166,12 @@ mod tests {
         health.failed(at(0), 99, RequestId(1), DOWN);
         health.failed(at(1), 99, RequestId(2), DOWN);
         assert_eq!((health.retry_at(), health.attempts()), (Some(at(100)), 1));
-        health.delivered(RequestId(3));
+        health.worked(RequestId(3));
         assert_eq!(health.permit(), Permit::None);
         health.tick(at(100));
         health.probing(RequestId(9));
         health.failed(at(101), 0, RequestId(4), DOWN);
-        health.delivered(RequestId(5));
+        health.worked(RequestId(5));
         assert_eq!((health.permit(), health.attempts()), (Permit::None, 1));
     }
 

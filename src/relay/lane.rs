@@ -4,11 +4,17 @@
 //! An org is in one of four places. *Idle*: it has nothing; it is forgotten once its bucket is
 //! full. *Waiting* for its next token, in a heap by time. *Due*, in the queue of its lane, oldest
 //! first. *In flight*: its message is on the way, and what comes meanwhile stays behind, so the
-//! order of an org is kept however many lanes there are. Every change of place costs the
-//! logarithm of the orgs that wait, and no step looks at the others.
+//! order of an org is kept however many lanes there are. *Held*: one of its events is retried and
+//! the sink's order is strict. Every change of place costs the logarithm of the orgs that wait, and
+//! no step looks at the others.
+//!
+//! A refusal is searched for by sending less: a lane fewer messages, an org fewer events, until
+//! what is refused is one event. Nothing is set aside meanwhile, so the order stays what it is.
+//!
+//! Beside the orgs each lane has what is sent again: retries, redriven and replayed events.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
@@ -23,8 +29,15 @@ const EVENT_WIRE_BYTES: usize = 320;
 /// JSON that a message costs beside its events: the envelope, a cursor, a refresh.
 const MESSAGE_WIRE_BYTES: usize = 1_024;
 
+/// What an org may have in a message after one of it was refused, before it counts as well again.
+const WELL_EVENTS: u32 = 1_000;
+
+/// Requests with new events that go before one that sends events again: a replay goes round live
+/// traffic, and is not starved by it.
+const TURNS_BEFORE_RETURN: u32 = 4;
+
 /// The place of an org in the table; given away again once it is forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OrgKey(u32);
 
 /// Entries of one chunk, in a row.
@@ -34,13 +47,49 @@ pub struct Run {
     pub entries: usize,
 }
 
-/// All that an org had to send.
+/// Where the entries of a parcel are kept until they have an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// In the outbox, behind the cursor.
+    Outbox(Vec<Run>),
+    /// Each a row of the table of retries, with this many attempts. `alone`: one of them was
+    /// refused, so they share no request.
+    Retries { attempts: u32, alone: bool },
+}
+
+/// What an org sends in one message.
 #[derive(Debug)]
 pub struct Parcel {
     pub org: OrgKey,
     pub org_id: Arc<str>,
     pub entries: Vec<Arc<Entry>>,
-    pub runs: Vec<Run>,
+    pub backing: Backing,
+    /// Its last entry is a part, and the next part stays behind.
+    pub is_cut: bool,
+    /// An entry was taken in two for this.
+    pub split: Option<Split>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    pub chunk: ChunkId,
+    /// What the parts take in memory beyond the whole.
+    pub bytes: isize,
+}
+
+impl Parcel {
+    pub fn event_count(&self) -> u32 {
+        let counts = self.entries.iter().map(|entry| entry.event_count);
+        counts.fold(0, u32::saturating_add)
+    }
+
+    /// Whether it can be sent as two: a single event cannot, nor can an entry that is damaged.
+    pub fn is_divisible(&self) -> bool {
+        match self.entries.as_slice() {
+            [entry] => entry.split(1).is_some(),
+            _ => self.entries.len() > 1,
+        }
+    }
 }
 
 /// What one request may carry.
@@ -52,12 +101,25 @@ pub struct Room {
     pub message_bytes: usize,
 }
 
+/// Where a parcel that was not delivered goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Before everything else of its lane.
+    First,
+    /// After what is due in its lane.
+    Last,
+    /// So, in a request of its own, and with no more events than this.
+    Alone { events_max: u32 },
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Idle,
     Waiting,
     Due,
     InFlight,
+    /// One of its events is retried, and the others wait for it.
+    Held,
 }
 
 #[derive(Debug)]
@@ -69,10 +131,28 @@ struct Org {
     runs: Vec<Run>,
     /// An upper bound, in most cases, of the message that the entries make.
     wire_bytes: usize,
+    /// A message of it was refused: it travels alone, with so many events, until it is well.
+    events_max: Option<u32>,
+    /// Retries that its place waits for.
+    held: u32,
+    /// Parcels of it that are sent again.
+    returns: u32,
 }
 
 /// When an org became due, by number.
 type DueNumber = u64;
+
+#[derive(Debug, Default)]
+struct Lane {
+    due: VecDeque<(DueNumber, OrgKey)>,
+    /// What is sent again beside the new events.
+    returns: VecDeque<Parcel>,
+    turns: u32,
+    /// How many messages a request may have: halved at each refusal that names none, doubled at
+    /// each delivery. So the one that is refused is found in as many requests as the number of
+    /// messages has digits in base two, and nothing has to remember where the search was.
+    messages_max: Option<usize>,
+}
 
 #[derive(Debug)]
 pub struct Lanes {
@@ -81,7 +161,7 @@ pub struct Lanes {
     by_id: HashMap<Arc<str>, OrgKey>,
     free: Vec<OrgKey>,
     waiting: BinaryHeap<Reverse<(Time, DueNumber, OrgKey)>>,
-    due: Vec<VecDeque<(DueNumber, OrgKey)>>,
+    lanes: Vec<Lane>,
     /// Orgs that became idle, and when their bucket is full. An org may be here more than once,
     /// or have been taken up again: what it is now decides.
     idle: VecDeque<(Time, OrgKey)>,
@@ -89,6 +169,7 @@ pub struct Lanes {
 }
 
 impl Lanes {
+    /// The number of lanes stays.
     pub fn new(count: usize, rate: Rate) -> Self {
         Self {
             rate,
@@ -96,14 +177,14 @@ impl Lanes {
             by_id: HashMap::new(),
             free: Vec::new(),
             waiting: BinaryHeap::new(),
-            due: vec![VecDeque::new(); count.max(1)],
+            lanes: (0..count.max(1)).map(|_| Lane::default()).collect(),
             idle: VecDeque::new(),
             next_number: 0,
         }
     }
 
     pub fn count(&self) -> usize {
-        self.due.len()
+        self.lanes.len()
     }
 
     /// Orgs that are remembered.
@@ -111,20 +192,8 @@ impl Lanes {
         self.by_id.len()
     }
 
-    /// Changes the rate, and the number of lanes: due orgs move to the lanes they hash to now.
-    pub fn configure(&mut self, count: usize, rate: Rate) {
+    pub fn set_rate(&mut self, rate: Rate) {
         self.rate = rate;
-        if count.max(1) == self.due.len() {
-            return;
-        }
-        let queues = mem::replace(&mut self.due, vec![VecDeque::new(); count.max(1)]);
-        let mut all: Vec<_> = queues.into_iter().flatten().collect();
-        all.sort_unstable();
-        for (number, key) in all {
-            if let Some(queue) = self.queue_of(key) {
-                queue.push_back((number, key));
-            }
-        }
     }
 
     /// Adds an entry to what its org has to send.
@@ -139,6 +208,21 @@ impl Lanes {
         }
         if org.place == Place::Idle {
             self.line_up(now, key);
+        }
+    }
+
+    /// Adds events that are sent again, all of one org and with as many attempts. They wait for
+    /// no token: a retry is late already, and a replay has a turn now and then.
+    pub fn push_return(&mut self, entries: Vec<Arc<Entry>>, attempts: u32) {
+        let Some(org_id) = entries.first().map(|entry| entry.org_id.clone()) else { return };
+        let org = self.key_of(&org_id);
+        let backing = Backing::Retries { attempts, alone: attempts > 0 };
+        if let Some(org) = self.org_mut(org) {
+            org.returns += 1;
+        }
+        let parcel = Parcel { org, org_id, entries, backing, is_cut: false, split: None };
+        if let Some(lane) = self.lane_of(org) {
+            lane.returns.push_back(parcel);
         }
     }
 
@@ -160,73 +244,195 @@ impl Lanes {
         self.waiting.peek().map(|&Reverse((at, _, _))| at)
     }
 
-    /// When the org that has waited longest in this lane became due; smaller is older.
+    /// When the org that has waited longest in this lane became due; smaller is older, and what
+    /// is sent again is youngest. `None` when the lane has nothing to send.
     pub fn oldest_due(&self, lane: usize) -> Option<DueNumber> {
-        let (number, _) = self.due.get(lane)?.front()?;
-        Some(*number)
+        let lane = self.lanes.get(lane)?;
+        match lane.due.front() {
+            Some((number, _)) => Some(*number),
+            None => lane.returns.front().map(|_| DueNumber::MAX),
+        }
     }
 
-    /// Takes what the next request of the lane carries: all that each of the orgs has, oldest
-    /// first, as many as there is room for and one at least, if there is room for a message.
+    /// Takes what the next request of the lane carries: for each of the orgs all that it has,
+    /// oldest first, as many as there is room for and one at least, if there is room for a
+    /// message; or events that are sent again, when it is their turn.
     pub fn take(&mut self, now: Time, lane: usize, room: Room) -> Vec<Parcel> {
+        let Some(place) = self.lanes.get_mut(lane) else { return Vec::new() };
+        let has_returns = !place.returns.is_empty();
+        if has_returns && (place.due.is_empty() || place.turns >= TURNS_BEFORE_RETURN) {
+            place.turns = 0;
+            return place.take_returns(room);
+        }
+        place.turns = if has_returns { place.turns + 1 } else { 0 };
+        let messages = place.messages_max.map_or(room.messages, |max| max.min(room.messages));
         let mut parcels = Vec::new();
         let mut bytes = 0usize;
-        while parcels.len() < room.messages {
-            let Some(&(_, key)) = self.due.get(lane).and_then(VecDeque::front) else {
-                break;
-            };
+        while parcels.len() < messages {
+            let next = self.lanes.get(lane).and_then(|lane| lane.due.front());
+            let Some(&(_, key)) = next else { break };
             let rate = self.rate;
             let Some(org) = self.org_mut(key) else { break };
             bytes += org.wire_bytes.min(room.message_bytes) + MESSAGE_WIRE_BYTES;
-            if bytes > room.bytes && !parcels.is_empty() {
+            let is_alone = org.events_max.is_some();
+            if (bytes > room.bytes || is_alone) && !parcels.is_empty() {
                 break;
             }
             org.place = Place::InFlight;
             org.bucket.spend(now, rate);
-            org.wire_bytes = 0;
-            parcels.push(Parcel {
-                org: key,
-                org_id: org.id.clone(),
-                entries: mem::take(&mut org.entries),
-                runs: mem::take(&mut org.runs),
-            });
-            if let Some(queue) = self.due.get_mut(lane) {
-                queue.pop_front();
+            parcels.push(org.take(key));
+            if let Some(lane) = self.lanes.get_mut(lane) {
+                lane.due.pop_front();
+            }
+            if is_alone {
+                break;
             }
         }
         parcels
+    }
+
+    /// A request of the lane was delivered.
+    pub fn widen(&mut self, lane: usize, room: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            let doubled = lane.messages_max.map(|max| max.saturating_mul(2));
+            lane.messages_max = doubled.filter(|&max| max < room);
+        }
+    }
+
+    /// A request of the lane with so many messages was refused, and none was named.
+    pub fn narrow(&mut self, lane: usize, messages: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.messages_max = Some((messages / 2).max(1));
+        }
     }
 
     /// The message of the org was delivered: what came meanwhile is next.
     pub fn delivered(&mut self, now: Time, key: OrgKey) {
         let Some(org) = self.org_mut(key) else { return };
         debug_assert_eq!(org.place, Place::InFlight);
+        // The rest of a message that had its token waits for no other.
+        let is_rest = org.events_max.is_some();
+        let doubled = org.events_max.map(|max| max.saturating_mul(2));
+        org.events_max = doubled.filter(|&max| max < WELL_EVENTS && !org.entries.is_empty());
         org.place = Place::Idle;
-        if !org.entries.is_empty() {
-            self.line_up(now, key);
-        } else {
-            let full_at = org.bucket.full_at();
-            self.idle.push_back((full_at, key));
+        self.go_on(now, key, is_rest);
+    }
+
+    /// The single event that the message of the org was has been refused, and is somewhere else
+    /// now. `hold`: what came after it waits until [`Lanes::release`].
+    pub fn refused(&mut self, now: Time, key: OrgKey, hold: bool) {
+        let Some(org) = self.org_mut(key) else { return };
+        debug_assert_eq!(org.place, Place::InFlight);
+        org.place = Place::Idle;
+        org.held += u32::from(hold);
+        self.go_on(now, key, true);
+    }
+
+    /// A parcel was not delivered, and goes back before what its org has got since.
+    pub fn put_back(&mut self, parcel: Parcel, again: Again) {
+        match parcel.backing {
+            Backing::Outbox(_) => self.put_back_new(parcel, again),
+            Backing::Retries { .. } => self.put_back_return(parcel, again),
         }
     }
 
-    /// A request failed: its parcels go back to the front, of their orgs and of their lanes.
-    pub fn put_back(&mut self, parcels: impl DoubleEndedIterator<Item = Parcel>) {
-        for parcel in parcels.rev() {
-            let Some(org) = self.org_mut(parcel.org) else {
-                continue;
-            };
-            debug_assert_eq!(org.place, Place::InFlight);
-            org.place = Place::Due;
-            let newer = mem::replace(&mut org.entries, parcel.entries);
-            org.wire_bytes += org.entries.iter().map(|e| wire_bytes(e)).sum::<usize>();
-            org.entries.extend(newer);
-            let newer = mem::replace(&mut org.runs, parcel.runs);
+    /// A parcel that was sent again needs the org no longer.
+    pub fn returned(&mut self, now: Time, key: OrgKey) {
+        let Some(org) = self.org_mut(key) else { return };
+        org.returns = org.returns.saturating_sub(1);
+        self.let_go(now, key);
+    }
+
+    /// What comes after a retried event of the org waits for it, as found when the relay starts.
+    pub fn hold(&mut self, org_id: &Arc<str>, retries: u32) {
+        let key = self.key_of(org_id);
+        if let Some(org) = self.org_mut(key) {
+            org.held += retries;
+        }
+    }
+
+    /// A retried event of the org has its outcome.
+    pub fn release(&mut self, now: Time, key: OrgKey) {
+        let Some(org) = self.org_mut(key) else { return };
+        org.held = org.held.saturating_sub(1);
+        if org.held == 0 && org.place == Place::Held {
+            org.place = Place::Idle;
+            self.go_on(now, key, true);
+        } else {
+            self.let_go(now, key);
+        }
+    }
+
+    fn put_back_new(&mut self, parcel: Parcel, again: Again) {
+        let Some(org) = self.org_mut(parcel.org) else { return };
+        debug_assert_eq!(org.place, Place::InFlight);
+        org.place = Place::Due;
+        let newer = mem::replace(&mut org.entries, parcel.entries);
+        org.wire_bytes += org.entries.iter().map(|e| wire_bytes(e)).sum::<usize>();
+        org.entries.extend(newer);
+        if let Backing::Outbox(runs) = parcel.backing {
+            let newer = mem::replace(&mut org.runs, runs);
             org.runs.extend(newer);
+        }
+        if let Again::Alone { events_max } = again {
+            org.events_max = Some(events_max.max(1));
+        }
+        match again {
             // Older than all that is due, whenever it became so.
-            if let Some(queue) = self.queue_of(parcel.org) {
-                queue.push_front((0, parcel.org));
+            Again::First => {
+                if let Some(lane) = self.lane_of(parcel.org) {
+                    lane.due.push_front((0, parcel.org));
+                }
             }
+            Again::Last | Again::Alone { .. } => self.make_due(parcel.org),
+        }
+    }
+
+    fn put_back_return(&mut self, mut parcel: Parcel, again: Again) {
+        let (key, mut rest) = (parcel.org, None);
+        if let (Backing::Retries { alone, .. }, Again::Alone { events_max }) =
+            (&mut parcel.backing, again)
+        {
+            *alone = true;
+            // Each entry of such a parcel is one event.
+            let size = events_max.max(1) as usize;
+            if parcel.entries.len() > size {
+                let entries = parcel.entries.split_off(size);
+                let (backing, org_id) = (parcel.backing.clone(), parcel.org_id.clone());
+                let (is_cut, split) = (false, None);
+                rest = Some(Parcel { org: key, org_id, entries, backing, is_cut, split });
+            }
+        }
+        if let Some(org) = self.org_mut(key) {
+            org.returns += u32::from(rest.is_some());
+        }
+        let Some(lane) = self.lane_of(key) else { return };
+        match again {
+            Again::Last => lane.returns.push_back(parcel),
+            Again::First | Again::Alone { .. } => {
+                rest.into_iter().for_each(|rest| lane.returns.push_front(rest));
+                lane.returns.push_front(parcel);
+            }
+        }
+    }
+
+    /// Finds the next place of an org that has just become free.
+    fn go_on(&mut self, now: Time, key: OrgKey, at_once: bool) {
+        let Some(org) = self.org_mut(key) else { return };
+        match (org.entries.is_empty(), org.held, at_once) {
+            (true, ..) => self.let_go(now, key),
+            (false, 1.., _) => org.place = Place::Held,
+            (false, 0, true) => self.make_due(key),
+            (false, 0, false) => self.line_up(now, key),
+        }
+    }
+
+    /// Puts an org that has nothing more to send where it will be forgotten.
+    fn let_go(&mut self, now: Time, key: OrgKey) {
+        let Some(org) = self.org_mut(key) else { return };
+        if org.place == Place::Idle {
+            let full_at = org.bucket.full_at().max(now);
+            self.idle.push_back((full_at, key));
         }
     }
 
@@ -234,7 +440,9 @@ impl Lanes {
         let rate = self.rate;
         let Some(org) = self.org_mut(key) else { return };
         let token_at = org.bucket.token_at(rate);
-        if token_at <= now {
+        if org.held > 0 {
+            org.place = Place::Held;
+        } else if token_at <= now {
             self.make_due(key);
         } else {
             org.place = Place::Waiting;
@@ -248,13 +456,17 @@ impl Lanes {
         org.place = Place::Due;
         self.next_number += 1;
         let number = self.next_number;
-        if let Some(queue) = self.queue_of(key) {
-            queue.push_back((number, key));
+        if let Some(lane) = self.lane_of(key) {
+            lane.due.push_back((number, key));
         }
     }
 
     fn forget(&mut self, now: Time, key: OrgKey) {
-        let is_over = |org: &mut Org| org.place == Place::Idle && org.bucket.full_at() <= now;
+        let is_over = |org: &mut Org| {
+            org.place == Place::Idle
+                && org.bucket.full_at() <= now
+                && (org.held, org.returns) == (0, 0)
+        };
         let slot = self.orgs.get_mut(key.0 as usize);
         if let Some(org) = slot.and_then(|org| org.take_if(is_over)) {
             self.by_id.remove(&org.id);
@@ -278,6 +490,9 @@ impl Lanes {
                 entries: Vec::new(),
                 runs: Vec::new(),
                 wire_bytes: 0,
+                events_max: None,
+                held: 0,
+                returns: 0,
             });
         }
         self.by_id.insert(id.clone(), key);
@@ -288,11 +503,110 @@ impl Lanes {
         self.orgs.get_mut(key.0 as usize)?.as_mut()
     }
 
-    fn queue_of(&mut self, key: OrgKey) -> Option<&mut VecDeque<(DueNumber, OrgKey)>> {
+    fn lane_of(&mut self, key: OrgKey) -> Option<&mut Lane> {
         let org = self.orgs.get(key.0 as usize)?.as_ref()?;
-        let lane = lane_of(&org.id, self.due.len());
-        self.due.get_mut(lane)
+        let lane = lane_of(&org.id, self.lanes.len());
+        self.lanes.get_mut(lane)
     }
+}
+
+impl Lane {
+    /// One parcel, or several that were never refused: each of another org, so that there is one
+    /// message of an org on the way.
+    fn take_returns(&mut self, room: Room) -> Vec<Parcel> {
+        let mut parcels: Vec<Parcel> = Vec::new();
+        let mut orgs = HashSet::new();
+        let mut bytes = 0usize;
+        while let Some(next) = self.returns.front() {
+            let text = next.entries.iter().map(|entry| wire_bytes(entry)).sum::<usize>();
+            bytes += text.min(room.message_bytes) + MESSAGE_WIRE_BYTES;
+            let is_alone = matches!(next.backing, Backing::Retries { alone: true, .. });
+            let is_full = parcels.len() >= room.messages || bytes > room.bytes || is_alone;
+            let is_known = !orgs.insert(next.org);
+            if !parcels.is_empty() && (is_full || is_known) {
+                break;
+            }
+            parcels.extend(self.returns.pop_front());
+            if is_alone {
+                break;
+            }
+        }
+        parcels
+    }
+}
+
+impl Org {
+    /// Takes what the next message carries: everything, or the first so many events.
+    fn take(&mut self, key: OrgKey) -> Parcel {
+        let (count, split) = match self.events_max {
+            Some(events_max) => self.cut(events_max),
+            None => (self.entries.len(), None),
+        };
+        let rest = self.entries.split_off(count.min(self.entries.len()));
+        let entries = mem::replace(&mut self.entries, rest);
+        let taken = entries.iter().map(|entry| wire_bytes(entry)).sum();
+        self.wire_bytes = match self.entries.is_empty() {
+            true => 0,
+            false => self.wire_bytes.saturating_sub(taken),
+        };
+        let is_cut = entries.last().zip(self.entries.first()).is_some_and(|(a, b)| a.id == b.id);
+        let backing = Backing::Outbox(take_runs(&mut self.runs, entries.len()));
+        Parcel { org: key, org_id: self.id.clone(), entries, backing, is_cut, split }
+    }
+
+    /// How many entries make up the first `events_max` events, one at least; an entry that goes
+    /// beyond is taken in two if it can be.
+    fn cut(&mut self, events_max: u32) -> (usize, Option<Split>) {
+        let mut left = events_max;
+        let mut count = 0;
+        while let Some(entry) = self.entries.get(count) {
+            if entry.event_count <= left {
+                left -= entry.event_count;
+                count += 1;
+                continue;
+            }
+            let Some((head, tail)) = entry.split(left) else { break };
+            let parts = head.memory_bytes() + tail.memory_bytes();
+            let bytes = parts as isize - entry.memory_bytes() as isize;
+            self.entries.splice(count..=count, [Arc::new(head), Arc::new(tail)]);
+            let chunk = split_run(&mut self.runs, count);
+            return (count + 1, chunk.map(|chunk| Split { chunk, bytes }));
+        }
+        (count.max(1), None)
+    }
+}
+
+/// Takes the runs of the first `count` entries.
+fn take_runs(runs: &mut Vec<Run>, count: usize) -> Vec<Run> {
+    let (mut taken, mut left) = (Vec::new(), count);
+    let mut whole = 0;
+    for run in runs.iter_mut() {
+        let entries = run.entries.min(left);
+        if entries > 0 {
+            taken.push(Run { chunk: run.chunk, entries });
+        }
+        left -= entries;
+        run.entries -= entries;
+        if run.entries > 0 {
+            break;
+        }
+        whole += 1;
+    }
+    runs.drain(..whole.min(runs.len()));
+    taken
+}
+
+/// Counts the entry at `place` twice, and returns its chunk.
+fn split_run(runs: &mut [Run], place: usize) -> Option<ChunkId> {
+    let mut before = 0;
+    for run in runs {
+        before += run.entries;
+        if place < before {
+            run.entries += 1;
+            return Some(run.chunk);
+        }
+    }
+    None
 }
 
 /// The lane of an org: FNV-1a, and a multiplication that carries its low bits, in which short

@@ -98,13 +98,15 @@ fn what_failed_goes_before_all_else() {
     assert_eq!(parcels.len(), 2);
     lanes.push(at(0), entry("c", 3), second);
     lanes.push(at(0), entry("a", 4), second);
-    lanes.put_back(parcels.into_iter());
+    for parcel in parcels.into_iter().rev() {
+        lanes.put_back(parcel, Again::First);
+    }
     let again = lanes.take(at(1), 0, ROOM);
     let orgs: Vec<&str> = again.iter().map(|parcel| &*parcel.org_id).collect();
     assert_eq!(orgs, ["a", "b", "c"]);
     assert_eq!(ids(&again[0]), [1, 4]);
     let runs = [Run { chunk: first, entries: 1 }, Run { chunk: second, entries: 1 }];
-    assert_eq!(again[0].runs, runs);
+    assert_eq!(again[0].backing, Backing::Outbox(runs.into()));
 }
 
 #[test]
@@ -115,7 +117,7 @@ fn runs_count_the_entries_of_each_chunk() {
     }
     let parcel = take_one(&mut lanes, at(0)).unwrap();
     let runs = [Run { chunk: first, entries: 2 }, Run { chunk: second, entries: 1 }];
-    assert_eq!(parcel.runs, runs);
+    assert_eq!(parcel.backing, Backing::Outbox(runs.into()));
 }
 
 #[test]
@@ -186,20 +188,147 @@ fn an_org_keeps_its_lane_and_lanes_share_the_orgs() {
     assert!((0..4).all(|lane| few.contains(&lane)), "short names that differ little: {few:?}");
 }
 
+/// An entry of several events, whose keys are their numbers.
+fn run_entry(org: &str, id: i64, keys: std::ops::Range<u32>) -> Arc<Entry> {
+    let count = keys.len() as u32;
+    let keys: Vec<String> = keys.map(|key| key.to_string()).collect();
+    let ids = format!("[{}]", keys.join(",")).into();
+    Arc::new(Entry { event_count: count, ids, ..(*entry(org, id)).clone() })
+}
+
+fn keys(parcel: &Parcel) -> Vec<u32> {
+    let keys = parcel.entries.iter().map(|entry| serde_json::from_str::<Vec<u32>>(&entry.ids));
+    keys.flat_map(Result::unwrap).collect()
+}
+
 #[test]
-fn another_number_of_lanes_loses_nobody() {
-    let (mut lanes, [chunk]) = (Lanes::new(4, RATE), chunks());
-    for org in 0..100 {
+fn a_refused_message_comes_again_alone_and_in_parts_that_keep_the_order() {
+    let (mut lanes, [first, second]) = (Lanes::new(1, RATE), chunks());
+    lanes.push(at(0), run_entry("a", 1, 0..6), first);
+    lanes.push(at(0), run_entry("a", 2, 6..8), second);
+    let parcel = take_one(&mut lanes, at(0)).unwrap();
+    assert_eq!(parcel.event_count(), 8);
+    lanes.put_back(parcel, Again::Alone { events_max: 4 });
+    lanes.push(at(0), entry("b", 3), second);
+    lanes.push(at(0), run_entry("a", 4, 8..9), second);
+
+    let part = take_one(&mut lanes, at(0)).unwrap();
+    assert_eq!(keys(&part), [0, 1, 2, 3]);
+    let runs = vec![Run { chunk: first, entries: 1 }];
+    assert_eq!(part.backing, Backing::Outbox(runs));
+    assert!(part.is_cut, "the rest of its entry is still here");
+    assert_eq!(part.split.map(|split| split.chunk), Some(first), "one entry is two now");
+    lanes.delivered(at(1), part.org);
+
+    let other = take_one(&mut lanes, at(1)).unwrap();
+    assert_eq!(&*other.org_id, "b", "nobody shares a request with it");
+    let rest = take_one(&mut lanes, at(1)).unwrap();
+    assert_eq!(keys(&rest), [4, 5, 6, 7, 8], "it grows again, and needs no token");
+    let runs = vec![Run { chunk: first, entries: 1 }, Run { chunk: second, entries: 2 }];
+    assert_eq!(rest.backing, Backing::Outbox(runs));
+    assert!(!rest.is_cut && rest.split.is_none());
+}
+
+#[test]
+fn what_cannot_be_divided_is_sent_whole() {
+    let (mut lanes, [chunk]) = (Lanes::new(1, RATE), chunks());
+    let damaged = Entry { event_count: 5, ids: "[1,2".into(), ..(*entry("a", 1)).clone() };
+    lanes.push(at(0), Arc::new(damaged), chunk);
+    lanes.push(at(0), entry("a", 2), chunk);
+    let parcel = take_one(&mut lanes, at(0)).unwrap();
+    assert!(parcel.is_divisible());
+    lanes.put_back(parcel, Again::Alone { events_max: 3 });
+    let parcel = take_one(&mut lanes, at(0)).unwrap();
+    assert_eq!(ids(&parcel), [1]);
+    assert!(!parcel.is_divisible());
+}
+
+#[test]
+fn a_lane_sends_fewer_messages_after_a_refusal_and_more_after_each_delivery() {
+    let (mut lanes, [chunk]) = (Lanes::new(1, RATE), chunks());
+    for org in 0..40 {
         lanes.push(at(0), entry(&org.to_string(), org), chunk);
     }
-    for count in [1, 9, 2] {
-        lanes.configure(count, RATE);
-        let due: usize = (0..count).map(|lane| lanes.due[lane].len()).sum();
-        assert_eq!(due, 100);
-        for (lane, queue) in lanes.due.iter().enumerate() {
-            assert!(queue.iter().is_sorted(), "oldest first");
-            let org = |key: OrgKey| lanes.orgs[key.0 as usize].as_ref().unwrap();
-            assert!(queue.iter().all(|&(_, key)| lane_of(&org(key).id, count) == lane));
-        }
+    lanes.narrow(0, 8);
+    let sizes: Vec<usize> = (0..4)
+        .map(|_| {
+            let size = lanes.take(at(0), 0, ROOM).len();
+            lanes.widen(0, 16);
+            size
+        })
+        .collect();
+    assert_eq!(sizes, [4, 8, 28, 0]);
+    lanes.narrow(0, 1);
+    lanes.push(at(0), entry("x", 1), chunk);
+    assert_eq!(lanes.take(at(0), 0, ROOM).len(), 1, "one always");
+}
+
+#[test]
+fn what_is_sent_again_has_a_turn_now_and_then() {
+    let (mut lanes, [chunk]) = (Lanes::new(1, RATE), chunks());
+    lanes.push_return(vec![entry("r", 1), entry("r", 2)], 0);
+    lanes.push_return(vec![entry("s", 3)], 0);
+    lanes.push_return(vec![entry("s", 4)], 0);
+    lanes.push_return(vec![entry("t", 5)], 2);
+    let few = Room { messages: 1, ..ROOM };
+    let mut taken = Vec::new();
+    for org in 0..9 {
+        lanes.push(at(0), entry(&org.to_string(), 100 + org), chunk);
     }
+    while lanes.oldest_due(0).is_some() {
+        let parcels = lanes.take(at(0), 0, few);
+        taken.push(parcels.iter().map(|parcel| parcel.org_id.to_string()).collect::<Vec<_>>());
+    }
+    let order: Vec<String> = taken.into_iter().flatten().collect();
+    let expected = ["0", "1", "2", "3", "r", "4", "5", "6", "7", "s", "8", "s", "t"];
+    assert_eq!(order, expected);
+
+    lanes.push_return(vec![entry("r", 1)], 0);
+    lanes.push_return(vec![entry("s", 3)], 0);
+    lanes.push_return(vec![entry("s", 4)], 0);
+    lanes.push_return(vec![entry("t", 5)], 1);
+    let sizes: Vec<usize> = (0..3).map(|_| lanes.take(at(0), 0, ROOM).len()).collect();
+    assert_eq!(sizes, [2, 1, 1], "one message of an org in a request, and a refused one alone");
+}
+
+#[test]
+fn a_refused_parcel_of_returns_is_halved() {
+    let mut lanes = Lanes::new(1, RATE);
+    lanes.push_return((1..=5).map(|id| entry("r", id)).collect(), 0);
+    let parcel = take_one(&mut lanes, at(0)).unwrap();
+    let key = parcel.org;
+    lanes.put_back(parcel, Again::Alone { events_max: 2 });
+    assert_eq!(ids(&take_one(&mut lanes, at(0)).unwrap()), [1, 2]);
+    assert_eq!(ids(&take_one(&mut lanes, at(0)).unwrap()), [3, 4, 5]);
+    lanes.returned(at(0), key);
+    lanes.tick(at(1_000));
+    assert_eq!(lanes.org_count(), 1, "a part of it is still on the way");
+    lanes.returned(at(1_000), key);
+    lanes.tick(at(1_000));
+    assert_eq!(lanes.org_count(), 0);
+}
+
+#[test]
+fn an_org_that_is_held_waits_and_the_others_do_not() {
+    let (mut lanes, [chunk]) = (Lanes::new(1, RATE), chunks());
+    lanes.push(at(0), entry("a", 1), chunk);
+    let parcel = take_one(&mut lanes, at(0)).unwrap();
+    lanes.push(at(0), entry("a", 2), chunk);
+    lanes.refused(at(0), parcel.org, true);
+    lanes.push(at(0), entry("b", 3), chunk);
+    assert_eq!(&*take_one(&mut lanes, at(0)).unwrap().org_id, "b");
+    lanes.push(at(50), entry("a", 4), chunk);
+    assert!(take(&mut lanes, at(9_000)).is_empty());
+    lanes.release(at(9_000), parcel.org);
+    assert_eq!(ids(&take_one(&mut lanes, at(9_000)).unwrap()), [2, 4]);
+
+    // Held from the start, before there is anything to send.
+    lanes.hold(&"c".into(), 2);
+    lanes.push(at(9_000), entry("c", 5), chunk);
+    assert!(take(&mut lanes, at(9_000)).is_empty());
+    let key = lanes.key_of(&"c".into());
+    lanes.release(at(9_000), key);
+    assert!(take(&mut lanes, at(9_000)).is_empty());
+    lanes.release(at(9_000), key);
+    assert_eq!(ids(&take_one(&mut lanes, at(9_000)).unwrap()), [5]);
 }

@@ -94,6 +94,14 @@ impl Ledger {
         Some(Position::within(chunk.before.base.clone(), chunk.end.clone(), last_id))
     }
 
+    /// An entry of the chunk is two from now on.
+    pub fn split(&mut self, chunk: ChunkId) {
+        let index = self.index(chunk);
+        if let Some(chunk) = self.chunks.get_mut(index) {
+            chunk.outstanding += 1;
+        }
+    }
+
     /// `count` entries of the chunk have their outcome.
     pub fn settle(&mut self, chunk: ChunkId, count: usize) {
         let index = self.index(chunk);
@@ -110,7 +118,8 @@ impl Ledger {
     }
 
     /// The position to record now, if there is one to record and none being recorded.
-    pub fn next_record(&mut self, now: Time) -> Option<Position> {
+    /// `has_outcomes`: something else is to be recorded with it, if need be where it is already.
+    pub fn next_record(&mut self, now: Time, has_outcomes: bool) -> Option<Position> {
         self.retry_at = self.retry_at.filter(|&at| at > now);
         if self.retry_at.is_some() || self.recording.is_some() {
             return None;
@@ -119,7 +128,10 @@ impl Ledger {
             let xmax = done.position.horizon().xmax();
             xmax.saturating_sub(self.recorded.horizon().xmax())
         };
-        let done = self.done.take_if(|done| done.entries || behind(done) >= EMPTY_ADVANCE_XIDS)?;
+        let is_due =
+            |done: &mut Done| has_outcomes || done.entries || behind(done) >= EMPTY_ADVANCE_XIDS;
+        let stays = || Done { position: self.recorded.clone(), entries: false };
+        let done = self.done.take_if(is_due).or_else(|| has_outcomes.then(stays))?;
         let position = done.position.clone();
         self.recording = Some(done);
         Some(position)

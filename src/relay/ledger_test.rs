@@ -20,12 +20,12 @@ fn the_cursor_waits_for_the_oldest_entry_without_outcome() {
     let second = ledger.enter(&position(20), position(30), 1);
     ledger.settle(second, 1);
     ledger.settle(first, 1);
-    assert_eq!(ledger.next_record(now()), None);
+    assert_eq!(ledger.next_record(now(), false), None);
     ledger.settle(first, 1);
-    assert_eq!(ledger.next_record(now()), Some(position(30)));
+    assert_eq!(ledger.next_record(now(), false), Some(position(30)));
     ledger.record_succeeded();
     assert_eq!(ledger.recorded(), &position(30));
-    assert_eq!(ledger.next_record(now()), None);
+    assert_eq!(ledger.next_record(now(), false), None);
 }
 
 #[test]
@@ -35,11 +35,11 @@ fn one_record_at_a_time_takes_all_progress_with_it() {
         (1..=3).map(|n| ledger.enter(&position(n * 10), position(n * 10 + 10), 1)).collect();
     let mut chunks = chunks.into_iter();
     ledger.settle(chunks.next().unwrap(), 1);
-    assert_eq!(ledger.next_record(now()), Some(position(20)));
+    assert_eq!(ledger.next_record(now(), false), Some(position(20)));
     chunks.for_each(|chunk| ledger.settle(chunk, 1));
-    assert_eq!(ledger.next_record(now()), None);
+    assert_eq!(ledger.next_record(now(), false), None);
     ledger.record_succeeded();
-    assert_eq!(ledger.next_record(now()), Some(position(40)));
+    assert_eq!(ledger.next_record(now(), false), Some(position(40)));
 }
 
 #[test]
@@ -47,14 +47,14 @@ fn a_failed_record_is_tried_again_later_and_with_what_came_since() {
     let mut ledger = Ledger::new(position(10));
     let first = ledger.enter(&position(10), position(20), 1);
     ledger.settle(first, 1);
-    ledger.next_record(now()).unwrap();
+    ledger.next_record(now(), false).unwrap();
     ledger.record_failed(now(), 99);
     assert_eq!(ledger.deadline(), Some(Time::from_ms(1_100)));
-    assert_eq!(ledger.next_record(now()), None);
+    assert_eq!(ledger.next_record(now(), false), None);
     let second = ledger.enter(&position(20), position(30), 1);
     ledger.settle(second, 1);
-    assert_eq!(ledger.next_record(Time::from_ms(1_099)), None);
-    assert_eq!(ledger.next_record(Time::from_ms(1_100)), Some(position(30)));
+    assert_eq!(ledger.next_record(Time::from_ms(1_099), false), None);
+    assert_eq!(ledger.next_record(Time::from_ms(1_100), false), Some(position(30)));
     assert_eq!(ledger.deadline(), None);
     assert_eq!(ledger.recorded(), &position(10));
 }
@@ -63,19 +63,19 @@ fn a_failed_record_is_tried_again_later_and_with_what_came_since() {
 fn an_advance_past_nothing_is_recorded_with_the_next_entry_or_when_it_is_long() {
     let mut ledger = Ledger::new(position(10));
     ledger.enter(&position(10), position(11), 0);
-    assert_eq!(ledger.next_record(now()), None);
+    assert_eq!(ledger.next_record(now(), false), None);
     let chunk = ledger.enter(&position(11), position(12), 1);
     ledger.enter(&position(12), position(13), 0);
     ledger.settle(chunk, 1);
-    assert_eq!(ledger.next_record(now()), Some(position(13)));
+    assert_eq!(ledger.next_record(now(), false), Some(position(13)));
     ledger.record_succeeded();
 
     let almost = position(13 + EMPTY_ADVANCE_XIDS - 1);
     ledger.enter(&position(13), almost.clone(), 0);
-    assert_eq!(ledger.next_record(now()), None);
+    assert_eq!(ledger.next_record(now(), false), None);
     let far = position(13 + EMPTY_ADVANCE_XIDS);
     ledger.enter(&almost, far.clone(), 0);
-    assert_eq!(ledger.next_record(now()), Some(far));
+    assert_eq!(ledger.next_record(now(), false), Some(far));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_reading_that_brought_nothing_and_did_not_move_leaves_no_trace() {
     }
     assert_eq!(ledger.chunks.len(), 1, "empty readings take no memory while one is waited for");
     ledger.settle(chunk, 1);
-    assert_eq!(ledger.next_record(now()), Some(position(120)));
+    assert_eq!(ledger.next_record(now(), false), Some(position(120)));
 }
 
 #[test]
@@ -115,8 +115,32 @@ fn a_chunk_is_found_after_others_are_gone() {
             let (xmax, chunk) = open.pop_front().unwrap();
             assert_eq!(ledger.cursor(chunk, EntryId(1)), Some(within(xmax, xmax + 1, 1)));
             ledger.settle(chunk, 1);
-            assert_eq!(ledger.next_record(now()), Some(position(xmax + 1)));
+            assert_eq!(ledger.next_record(now(), false), Some(position(xmax + 1)));
             ledger.record_succeeded();
         }
     }
+}
+
+#[test]
+fn outcomes_are_recorded_where_the_cursor_stands() {
+    let mut ledger = Ledger::new(position(10));
+    assert_eq!(ledger.next_record(now(), true), Some(position(10)));
+    ledger.record_succeeded();
+    let id = ledger.enter(&position(10), position(20), 1);
+    assert_eq!(ledger.next_record(now(), true), Some(position(10)));
+    ledger.settle(id, 1);
+    assert_eq!(ledger.next_record(now(), true), None, "one record at a time");
+    ledger.record_failed(now(), 0);
+    assert_eq!(ledger.next_record(Time::from_ms(9_999), false), Some(position(20)));
+}
+
+#[test]
+fn an_entry_in_two_parts_needs_two_outcomes() {
+    let mut ledger = Ledger::new(position(10));
+    let id = ledger.enter(&position(10), position(20), 1);
+    ledger.split(id);
+    ledger.settle(id, 1);
+    assert_eq!(ledger.next_record(now(), false), None);
+    ledger.settle(id, 1);
+    assert_eq!(ledger.next_record(now(), false), Some(position(20)));
 }

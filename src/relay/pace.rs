@@ -14,7 +14,10 @@
 //!
 //! Not counted, because we cannot see it: deliveries to subscribers, what other servers send,
 //! and what a relay sent before it was restarted. `events_per_second` is to be set to what the
-//! tenant's limit leaves beside these; the sink's 429 is the net below.
+//! tenant's limit leaves beside these; the sink's 429 is the net below. It teaches: the limit
+//! becomes a little less than what was sent in the last minute, and grows back by a tenth every ten
+//! seconds without another, as TCP does it (multiplicative both ways, since limits differ by
+//! orders of magnitude).
 
 use crate::relay::time::{Duration, Time};
 
@@ -82,6 +85,15 @@ const BATCH_PERCENT: u64 = 95;
 /// message a second brings [`RATE_PERCENT`] units.
 const MESSAGE_UNITS: u64 = 100_000;
 
+/// The share of what was sent in the last minute that a refusal for its rate leaves, in percent.
+const LEARNED_PERCENT: u64 = 80;
+
+/// A limit that was learned grows by a tenth in this time.
+const GROWTH: Duration = Duration::from_ms(10_000);
+
+/// Beyond this a tenant without a configured limit has none again.
+const LEARNED_MAX: u32 = 10_000;
+
 /// How long to wait when the budget is short: some messages come together meanwhile.
 const SHORTAGE_MS: u64 = 50;
 
@@ -95,7 +107,11 @@ const _: () = assert!(
 /// The account of what was sent to one tenant.
 #[derive(Debug)]
 pub struct Budget {
-    /// Messages a second; 0 is no limit.
+    /// Messages a second, as configured; 0 is no limit.
+    configured: u32,
+    /// What refusals have taught, and when it grew last.
+    learned: Option<(u32, Time)>,
+    /// The smaller of the two.
     limit: u32,
     /// What the token bucket lacks.
     lacking: u64,
@@ -108,16 +124,60 @@ pub struct Budget {
 
 impl Budget {
     pub const fn new(limit: u32) -> Self {
-        Self { limit, lacking: 0, lacking_since: Time::from_ms(0), slices: [0; SLICES], newest: 0 }
+        Self {
+            configured: limit,
+            learned: None,
+            limit,
+            lacking: 0,
+            lacking_since: Time::from_ms(0),
+            slices: [0; SLICES],
+            newest: 0,
+        }
     }
 
-    /// Changes the limit and keeps the account.
+    /// Changes the limit, forgets what refusals have taught, and keeps the account.
     pub const fn set_limit(&mut self, limit: u32) {
+        self.configured = limit;
+        self.learned = None;
         self.limit = limit;
+    }
+
+    /// The sink refused a request for its rate.
+    pub fn throttled(&mut self, now: Time) {
+        self.turn(now);
+        let sent: u64 = self.slices.iter().copied().map(u64::from).sum();
+        let seconds = SLICES as u64 * SLICE_MS / 1_000;
+        let rate = (sent * LEARNED_PERCENT / 100 / seconds).max(1);
+        let rate = u32::try_from(rate).unwrap_or(u32::MAX);
+        let known = self.learned.map_or(u32::MAX, |(rate, _)| rate);
+        self.learned = Some((rate.min(known), now));
+        self.apply();
+    }
+
+    /// The limit in force; 0 is none.
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    fn apply(&mut self) {
+        let most = if self.configured == 0 { LEARNED_MAX } else { self.configured };
+        self.learned = self.learned.filter(|&(rate, _)| rate < most);
+        self.limit = self.learned.map_or(self.configured, |(rate, _)| rate);
+    }
+
+    fn grow(&mut self, now: Time) {
+        while let Some((rate, since)) = self.learned {
+            if now.since(since) < GROWTH {
+                return;
+            }
+            self.learned = Some((rate + rate.div_ceil(10), since.plus(GROWTH)));
+            self.apply();
+        }
     }
 
     /// How many messages one request may carry now; `None` is no limit.
     pub fn allowance(&mut self, now: Time) -> Option<u32> {
+        self.grow(now);
         if self.limit == 0 {
             return None;
         }

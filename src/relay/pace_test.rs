@@ -174,3 +174,28 @@ fn the_next_change_is_later_and_soon() {
         assert!((1..=250).contains(&budget.next_change(at(now)).since(at(now)).as_ms()));
     }
 }
+
+#[test]
+fn a_refusal_for_the_rate_teaches_a_limit_that_grows_back() {
+    for configured in [0, 100] {
+        let mut budget = Budget::new(configured);
+        let at = |second: u64| Time::from_ms(second * 1_000);
+        for second in 0..66 {
+            budget.spend(at(second), 20);
+        }
+        budget.throttled(at(66));
+        let learned = budget.limit();
+        assert!((14..=16).contains(&learned), "{learned}");
+        budget.throttled(at(67));
+        assert!(budget.limit() <= learned, "a second refusal never raises it");
+        assert!(budget.allowance(at(67)).unwrap() <= learned);
+        budget.allowance(at(80));
+        assert!(budget.limit() > learned);
+        budget.allowance(at(10_000));
+        assert_eq!(budget.limit(), configured);
+        budget.throttled(at(20_000));
+        assert_eq!(budget.limit(), 1, "nothing was sent, and still one may be");
+        budget.set_limit(50);
+        assert_eq!(budget.limit(), 50);
+    }
+}

@@ -8,34 +8,40 @@
 //! | effect | answered by |
 //! | --- | --- |
 //! | [`Effect::Read`] | [`Input::Read`] or [`Input::ReadFailed`], always |
+//! | [`Effect::LookForReturns`] | [`Input::Returns`] or [`Input::ReturnsFailed`], always |
 //! | [`Effect::Send`] | [`Input::Answered`], always: a lost answer is an outcome too |
 //! | [`Effect::Record`] | [`Input::Recorded`] or [`Input::RecordFailed`], always |
 //! | [`Effect::Report`] | nothing |
 //!
 //! What it keeps:
 //!
-//! 1. The recorded position never passes an entry that has no outcome (`ledger`).
+//! 1. The recorded position never passes an entry that has no outcome (`ledger`), and what is
+//!    refused is recorded with it, as a retry or a dead letter (`returns`).
 //! 2. One reading at a time, overlapping delivery, until `memory_limit_bytes` are held; then none
 //!    until half of that is free, so that readings stay large.
 //! 3. One message of an org on the way at a time: its events arrive in order (`lane`).
 //! 4. One request in a lane, oldest orgs first, within the tenant's budget (`pace`).
-//! 5. A failure stops all lanes; one probe starts them again (`health`). Nothing is dropped.
-//! 6. Idle is silent: no effect, no deadline.
-//!
-//! Not here yet: outcomes of single events. [`State::settle`] and [`State::return_to_orgs`] are
-//! the two ends that a request can take; a retry or a dead letter is a third.
+//! 5. A failure of the sink stops all lanes; one probe starts them again (`health`). Nothing is
+//!    dropped and no event is blamed.
+//! 6. A refusal of a message is narrowed down to one event, and that event alone is retried
+//!    (`answer`). With strict order its org waits for it.
+//! 7. Idle is silent: no effect, no deadline.
+
+mod answer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::SinkOptions;
+use crate::config::{Order, SinkOptions};
 use crate::cursor::Position;
 use crate::envelope::{Message, Tally};
-use crate::event::Entry;
+use crate::event::{Entry, EntryId};
 use crate::relay::health::{Health, Permit};
-use crate::relay::lane::{Lanes, OrgKey, Parcel, Room, Run};
+use crate::relay::journal::{Journal, Line};
+use crate::relay::lane::{Backing, Lanes, OrgKey, Parcel, Room};
 use crate::relay::ledger::Ledger;
 use crate::relay::pace::{Budget, Rate};
+use crate::relay::returns::{Fate, Page, Returns};
 use crate::relay::time::{Duration, Time};
 use crate::retry;
 use crate::sink::{Batch, Failure, Outcome};
@@ -51,6 +57,9 @@ const REQUEST_BYTES_MAX: usize = 4_000_000;
 const READ_BYTES_MIN: usize = 64 * 1024;
 const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Most events of one look at the table of retries.
+const RETURNS_MAX: usize = 2_000;
+
 /// What the plan must know of its sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -58,7 +67,11 @@ pub struct Settings {
     pub rate: Rate,
     /// Messages a second that the tenant allows; 0 is no limit.
     pub events_per_second: u32,
+    pub message_events_max: usize,
     pub message_bytes_max: usize,
+    /// Retries of a refused event before it is a dead letter.
+    pub retries: u32,
+    pub order: Order,
     /// Bound on the bytes of entries that were read and have no outcome.
     pub memory_limit_bytes: usize,
 }
@@ -69,7 +82,10 @@ impl Settings {
             lanes: options.connections,
             rate: Rate { burst: options.burst, window: Duration::from_ms(options.window_ms) },
             events_per_second: options.events_per_second,
+            message_events_max: options.message_events_max,
             message_bytes_max: options.message_bytes_max,
+            retries: options.retries,
+            order: options.order,
             memory_limit_bytes,
         }
     }
@@ -97,9 +113,16 @@ pub enum Input {
     Woken,
     Read(Chunk),
     ReadFailed,
+    /// Events that are to be sent again.
+    Returns(Page),
+    ReturnsFailed,
+    /// Events that are to be sent again may have been put into the table.
+    ReturnsExpected,
     Answered {
         request: RequestId,
         outcome: Outcome,
+        /// Messages of the batch that the sink named as the reason of a refusal, by their places.
+        named: Vec<usize>,
         /// What the sink made of the batch, for the counters.
         tally: Tally,
     },
@@ -107,7 +130,8 @@ pub enum Input {
     RecordFailed,
     /// Time has passed.
     Tick,
-    /// New settings; also tries a failing sink at once, as they may be its cure.
+    /// New settings, lanes and order excepted; also tries a failing sink at once, as they may be
+    /// its cure.
     Configure(Settings),
     /// Reads and sends nothing more. What is on the way is waited for and recorded.
     Pause,
@@ -124,10 +148,21 @@ pub enum Effect {
     Read { from: Position, bytes_max: usize },
     /// Send this on the lane, which has nothing on the way.
     Send { lane: usize, request: RequestId, batch: Arc<Batch> },
-    /// Make this the durable position.
-    Record(Position),
+    /// Take events that are due to be sent again out of the table; `with_held`: and say which
+    /// orgs have any that were refused.
+    LookForReturns { events_max: usize, with_held: bool },
+    /// Make this durable, as one.
+    Record(Record),
     /// The state of the sink has changed.
     Report(Status),
+}
+
+/// What has happened since the last record.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub position: Position,
+    pub fates: Vec<Fate>,
+    pub journal: Vec<Line>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +207,11 @@ pub struct Counters {
     pub messages: u64,
     /// Sent, whatever became of them.
     pub requests: u64,
+    /// Requests that were not delivered, whoever was to blame.
     pub failures: u64,
+    /// Refusals of single events.
+    pub refused: u64,
+    pub dead_letters: u64,
     /// Delivered events for which a newer one of the same message stands.
     pub collapsed: u64,
     pub refreshes: u64,
@@ -201,6 +240,7 @@ enum Mode {
 #[derive(Debug)]
 struct InFlight {
     lane: usize,
+    sent_at: Time,
     batch: Arc<Batch>,
     shares: Vec<Share>,
 }
@@ -208,7 +248,7 @@ struct InFlight {
 #[derive(Debug)]
 struct Share {
     org: OrgKey,
-    runs: Vec<Run>,
+    backing: Backing,
 }
 
 #[derive(Debug)]
@@ -217,6 +257,8 @@ pub struct State {
     mode: Mode,
     health: Health,
     ledger: Ledger,
+    returns: Returns,
+    journal: Journal,
     lanes: Lanes,
     budget: Budget,
     /// Up to where entries were read.
@@ -245,6 +287,8 @@ impl State {
             mode: Mode::Running,
             health: Health::default(),
             ledger: Ledger::new(position.clone()),
+            returns: Returns::new(Time::from_ms(0)),
+            journal: Journal::default(),
             lanes: Lanes::new(settings.lanes, settings.rate),
             budget: Budget::new(settings.events_per_second),
             reading: false,
@@ -308,7 +352,8 @@ impl State {
                 [budget, self.lanes.next_token_at()].into_iter().flatten().min()
             }
         };
-        [read, send, self.ledger.deadline()].into_iter().flatten().min()
+        let returns = self.returns.deadline().filter(|_| self.may_look());
+        [read, send, returns, self.ledger.deadline()].into_iter().flatten().min()
     }
 
     fn read(&mut self, now: Time, chunk: Chunk) {
@@ -333,57 +378,60 @@ impl State {
         self.read_retry_at = Some(retry::retry_at(now, self.read_failures, chance));
     }
 
-    fn answered(&mut self, now: Time, chance: u64, request: RequestId, outcome: Outcome) -> bool {
-        let Some(in_flight) = self.requests.remove(&request) else {
-            return false;
-        };
-        match outcome {
-            Outcome::Delivered => {
-                self.health.delivered(request);
-                self.settle(now, in_flight);
-                true
+    fn found(&mut self, now: Time, page: Page) {
+        let count = page.returns.len();
+        self.returns.found(now, count, page.next_in);
+        for (org_id, retries) in &page.held {
+            self.lanes.hold(org_id, *retries);
+        }
+        // Events of an org that were never refused travel together; a refused one alone.
+        let mut together: HashMap<Arc<str>, Vec<Arc<Entry>>> = HashMap::new();
+        for each in page.returns {
+            self.gauges.held_bytes += each.event.memory_bytes();
+            self.gauges.held_events += u64::from(each.event.event_count);
+            let event = Arc::new(each.event);
+            match each.attempts {
+                0 => together.entry(event.org_id.clone()).or_default().push(event),
+                attempts => self.lanes.push_return(vec![event], attempts),
             }
-            Outcome::Refused(failure) | Outcome::Unknown(failure) => {
-                self.counters.failures += 1;
-                self.health.failed(now, chance, request, failure);
-                self.return_to_orgs(in_flight);
-                false
+        }
+        let mut together: Vec<_> = together.into_values().collect();
+        together.sort_by_key(|events| events.first().map(|event| event.id));
+        for events in together {
+            for message in events.chunks(self.settings.message_events_max.max(1)) {
+                self.lanes.push_return(message.to_vec(), 0);
             }
         }
     }
 
-    /// All that the request carried has its outcome.
-    fn settle(&mut self, now: Time, in_flight: InFlight) {
-        for (message, share) in in_flight.batch.messages.iter().zip(in_flight.shares) {
-            for entry in &message.entries {
-                let events = u64::from(entry.event_count);
-                self.gauges.held_bytes -= entry.memory_bytes();
-                self.gauges.held_events -= events;
-                self.counters.events += events;
-            }
-            for run in share.runs {
-                self.ledger.settle(run.chunk, run.entries);
-            }
-            self.lanes.delivered(now, share.org);
-        }
-        self.sated &= self.gauges.held_bytes >= self.settings.memory_limit_bytes / 2;
+    fn returns_failed(&mut self, now: Time, chance: u64) {
+        self.read_failures = self.read_failures.saturating_add(1);
+        self.returns.look_failed(retry::retry_at(now, self.read_failures, chance));
     }
 
-    /// What the request carried is to be sent again, before all else of the same orgs.
-    fn return_to_orgs(&mut self, in_flight: InFlight) {
-        let shares = in_flight.batch.messages.iter().zip(in_flight.shares);
-        let parcels = shares.map(|(message, share)| Parcel {
-            org: share.org,
-            org_id: message.org_id.clone(),
-            entries: message.entries.clone(),
-            runs: share.runs,
-        });
-        let parcels: Vec<Parcel> = parcels.collect();
-        self.lanes.put_back(parcels.into_iter());
+    /// Whether this is a time to take events that are to be sent again.
+    fn may_look(&self) -> bool {
+        self.mode == Mode::Running && self.health.is_closed() && !self.sated
+    }
+
+    fn recorded_all(&mut self) {
+        self.ledger.record_succeeded();
+        self.returns.record_succeeded();
+        self.journal.record_succeeded();
+    }
+
+    fn record_failed(&mut self, now: Time, chance: u64) {
+        self.ledger.record_failed(now, chance);
+        self.returns.record_failed();
+        self.journal.record_failed();
     }
 
     fn configure(&mut self, settings: Settings) {
-        self.lanes.configure(settings.lanes, settings.rate);
+        debug_assert_eq!(
+            (settings.lanes, settings.order),
+            (self.settings.lanes, self.settings.order)
+        );
+        self.lanes.set_rate(settings.rate);
         self.budget.set_limit(settings.events_per_second);
         self.health.try_now();
         let held = self.gauges.held_bytes;
@@ -415,8 +463,16 @@ impl State {
             self.send_all(now, effects);
             self.read_on(now, effects);
         }
-        if let Some(position) = self.ledger.next_record(now) {
-            effects.push(Effect::Record(position));
+        if self.may_look() {
+            let with_held = self.settings.order == Order::Strict && !self.returns.has_looked();
+            if self.returns.look(now) {
+                effects.push(Effect::LookForReturns { events_max: RETURNS_MAX, with_held });
+            }
+        }
+        let has_outcomes = self.returns.has_fates() || self.journal.is_urgent();
+        if let Some(position) = self.ledger.next_record(now, has_outcomes) {
+            let (fates, journal) = (self.returns.begin_record(), self.journal.begin_record());
+            effects.push(Effect::Record(Record { position, fates, journal }));
         }
         let status = self.status();
         if self.reported != Some(status) {
@@ -445,6 +501,10 @@ impl State {
 
     /// Fills every lane that is free, the one with the oldest org first.
     fn send_all(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        // Until it is known whose events wait for a retry.
+        if self.settings.order == Order::Strict && !self.returns.has_looked() {
+            return;
+        }
         loop {
             let permit = self.health.permit();
             let ready = (0..self.lanes.count()).filter(|&lane| self.is_ready(lane));
@@ -472,6 +532,7 @@ impl State {
             message_bytes: self.settings.message_bytes_max,
         };
         let parcels = self.lanes.take(now, lane, room);
+        self.split(&parcels);
         self.budget.spend(now, parcels.len() as u32);
         self.requests_made += 1;
         let request = RequestId(self.requests_made);
@@ -479,21 +540,41 @@ impl State {
         self.counters.requests += 1;
         let (messages, shares) = parcels.into_iter().map(|parcel| self.address(parcel)).unzip();
         let batch = Arc::new(Batch { messages });
-        let in_flight = InFlight { lane, batch: batch.clone(), shares };
+        let in_flight = InFlight { lane, sent_at: now, batch: batch.clone(), shares };
         self.requests.insert(request, in_flight);
         effects.push(Effect::Send { lane, request, batch });
     }
 
+    /// Enters what was taken in two to make the parcels.
+    fn split(&mut self, parcels: &[Parcel]) {
+        for parcel in parcels {
+            if let Some(split) = parcel.split {
+                self.ledger.split(split.chunk);
+                self.gauges.held_bytes = self.gauges.held_bytes.saturating_add_signed(split.bytes);
+            }
+        }
+    }
+
     fn address(&self, parcel: Parcel) -> (Message, Share) {
-        let last = parcel.runs.last().zip(parcel.entries.last());
-        let cursor = last.and_then(|(run, entry)| self.ledger.cursor(run.chunk, entry.id));
+        let cursor = match &parcel.backing {
+            Backing::Outbox(runs) => {
+                let last = runs.last().zip(parcel.entries.last());
+                last.and_then(|(run, entry)| {
+                    // An entry that goes on in the next message is not behind this one's cursor.
+                    let last_id = EntryId(entry.id.0 - i64::from(parcel.is_cut));
+                    self.ledger.cursor(run.chunk, last_id)
+                })
+            }
+            Backing::Retries { .. } => None,
+        };
         let message = Message {
             org_id: parcel.org_id,
-            // A parcel has entries, and each is of a chunk that is open for it.
+            // New entries are of a chunk that is open for them. What is sent again moves nobody's
+            // cursor: it has the one that all that was new until now lies behind.
             cursor: cursor.unwrap_or_else(|| self.ledger.recorded().clone()),
             entries: parcel.entries,
         };
-        (message, Share { org: parcel.org, runs: parcel.runs })
+        (message, Share { org: parcel.org, backing: parcel.backing })
     }
 
     /// Whether the lane has an org due and nothing on the way.
@@ -511,13 +592,16 @@ pub fn step(state: &mut State, now: Time, chance: u64, input: Input, effects: &m
         Input::Woken => state.woken = true,
         Input::Read(chunk) => state.read(now, chunk),
         Input::ReadFailed => state.read_failed(now, chance),
-        Input::Answered { request, outcome, tally } => {
-            if state.answered(now, chance, request, outcome) {
+        Input::Returns(page) => state.found(now, page),
+        Input::ReturnsFailed => state.returns_failed(now, chance),
+        Input::ReturnsExpected => state.returns.expect(now),
+        Input::Answered { request, outcome, named, tally } => {
+            if state.answered(now, chance, request, outcome, &named) {
                 state.count(tally);
             }
         }
-        Input::Recorded => state.ledger.record_succeeded(),
-        Input::RecordFailed => state.ledger.record_failed(now, chance),
+        Input::Recorded => state.recorded_all(),
+        Input::RecordFailed => state.record_failed(now, chance),
         Input::Configure(settings) => state.configure(settings),
         Input::Pause if state.mode == Mode::Running => state.mode = Mode::Paused,
         Input::Pause => {}

@@ -1,10 +1,12 @@
 //! What the simulation cannot show: single decisions, at their time.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::*;
 use crate::cursor::Snapshot;
 use crate::event::{EntryId, EventId, EventKind, EventType};
+use crate::relay::returns::Return;
 use crate::sink::FailureKind;
 
 const DOWN: Outcome = Outcome::Refused(Failure::with_status(FailureKind::ServerError, 503));
@@ -16,6 +18,10 @@ struct Desk {
     kind: Arc<EventKind>,
     next_id: i64,
     xmax: u64,
+    /// What the next looks at the table of retries bring.
+    pages: VecDeque<Page>,
+    /// What was recorded beside positions.
+    records: Vec<Record>,
 }
 
 impl Desk {
@@ -24,7 +30,10 @@ impl Desk {
             lanes: 4,
             rate: Rate { burst: 4, window: Duration::from_ms(250) },
             events_per_second: 0,
+            message_events_max: 500,
             message_bytes_max: 262_144,
+            retries: 3,
+            order: Order::Relaxed,
             memory_limit_bytes: 64 << 20,
         };
         change(&mut settings);
@@ -40,12 +49,23 @@ impl Desk {
             kind: Arc::new(kind),
             next_id: 1,
             xmax: 10,
+            pages: VecDeque::new(),
+            records: Vec::new(),
         }
     }
 
     fn step(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         step(&mut self.state, Time::from_ms(self.now_ms), 99, input, &mut effects);
+        let looks = effects.extract_if(.., |e| matches!(e, Effect::LookForReturns { .. })).count();
+        for _ in 0..looks {
+            let page = self.pages.pop_front().unwrap_or_default();
+            effects.extend(self.step(Input::Returns(page)));
+        }
+        self.records.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Record(record) => Some(record.clone()),
+            _ => None,
+        }));
         effects
     }
 
@@ -81,7 +101,7 @@ impl Desk {
 
     fn answer(&mut self, request: RequestId, outcome: Outcome) -> Vec<Effect> {
         let tally = Tally { messages: 1, listed: 1, bytes: 100, ..Tally::default() };
-        self.step(Input::Answered { request, outcome, tally })
+        self.step(Input::Answered { request, outcome, named: Vec::new(), tally })
     }
 
     /// Delivers these requests, and those that follow from it; returns what they carried.
@@ -135,7 +155,7 @@ fn only_send(effects: &[Effect]) -> Request {
 
 fn record(effects: &[Effect]) -> Option<&Position> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Record(position) => Some(position),
+        Effect::Record(record) => Some(&record.position),
         _ => None,
     })
 }
@@ -162,7 +182,8 @@ fn an_event_goes_out_at_once_and_is_recorded_when_it_is_delivered() {
     assert_eq!(messages, [("a".into(), vec![1])]);
     let effects = desk.answer(request, Outcome::Delivered);
     let [Effect::Record(recorded)] = &effects[..] else { panic!("{effects:?}") };
-    assert_eq!(recorded, &position(11));
+    assert_eq!(recorded.position, position(11));
+    assert_eq!((recorded.fates.len(), recorded.journal.len()), (0, 1));
     assert!(desk.step(Input::Recorded).is_empty());
     assert_eq!(desk.state.recorded(), &position(11));
     assert_eq!(desk.deadline_ms(), None);
@@ -234,7 +255,8 @@ fn a_failure_stops_all_and_one_probe_starts_all_again() {
     let requests = sends(&effects);
     assert!(requests.len() > 1, "several lanes");
     let effects = desk.answer(requests[0].0, DOWN);
-    assert!(sends(&effects).is_empty() && record(&effects).is_none());
+    assert!(sends(&effects).is_empty());
+    assert_eq!(record(&effects), Some(&position(10)), "that it failed, and where it stands");
     let status = report(&effects).unwrap();
     assert_eq!(status.state, SinkState::BackingOff);
     assert_eq!((status.attempts, status.retry_at), (1, Some(Time::from_ms(5_100))));
@@ -269,6 +291,7 @@ fn a_lost_answer_is_sent_again_with_what_came_since() {
     let (request, _) = only_send(&desk.read(&["a"]));
     desk.read(&["a"]);
     desk.answer(request, Outcome::Unknown(Failure::of(FailureKind::AnswerLost)));
+    desk.step(Input::Recorded);
     let (again, messages) = only_send(&desk.at(5_100));
     assert_eq!(messages, [("a".into(), vec![1, 2])]);
     let effects = desk.answer(again, Outcome::Delivered);
@@ -359,4 +382,211 @@ fn a_hundred_thousand_orgs_cost_no_more_each_than_a_hundred() {
     let few = (0..5).map(|_| time(&names[..1_000])).fold(f64::MAX, f64::min);
     let many = time(&names);
     assert!(many < few * 20.0, "{:.1} us against {:.1} us an org", many * 1e6, few * 1e6);
+}
+
+const INVALID: Outcome = Outcome::Refused(Failure::with_status(FailureKind::Invalid, 422));
+
+/// A sink that refuses whatever holds one of these ids, and keeps an account.
+struct Poisoned {
+    ids: Vec<i64>,
+    /// Whether it names the messages.
+    names: bool,
+    delivered: Vec<i64>,
+    requests: usize,
+}
+
+impl Poisoned {
+    fn new(ids: &[i64], names: bool) -> Self {
+        Self { ids: ids.to_vec(), names, delivered: Vec::new(), requests: 0 }
+    }
+
+    /// Answers until nothing is on the way.
+    fn serve(&mut self, desk: &mut Desk, effects: &[Effect]) {
+        let mut pending = sends(effects);
+        while let Some((request, messages)) = pending.pop() {
+            self.requests += 1;
+            assert!(self.requests < 500, "it never ends");
+            let is_bad = |ids: &Vec<i64>| ids.iter().any(|id| self.ids.contains(id));
+            let places = messages.iter().enumerate().filter(|(_, (_, ids))| is_bad(ids));
+            let named: Vec<usize> = places.map(|(place, _)| place).collect();
+            let (outcome, named) = match (named.is_empty(), self.names) {
+                (true, _) => {
+                    self.delivered.extend(messages.iter().flat_map(|(_, ids)| ids));
+                    (Outcome::Delivered, Vec::new())
+                }
+                (false, true) => (INVALID, named),
+                (false, false) => (INVALID, Vec::new()),
+            };
+            let tally = Tally::default();
+            let effects = desk.step(Input::Answered { request, outcome, named, tally });
+            pending.extend(sends(&effects));
+            if record(&effects).is_some() {
+                pending.extend(sends(&desk.step(Input::Recorded)));
+            }
+        }
+    }
+}
+
+/// What was recorded, one letter for each fate, and its event.
+fn fates(desk: &Desk) -> Vec<(char, i64)> {
+    let fates = desk.records.iter().flat_map(|record| &record.fates);
+    fates
+        .map(|fate| match fate {
+            Fate::Retry { event, .. } => ('r', event.id.0),
+            Fate::Dead { event, .. } => ('d', event.id.0),
+            Fate::Arrived { .. } => ('a', 0),
+        })
+        .collect()
+}
+
+#[test]
+fn one_poisoned_event_is_found_and_the_others_are_delivered() {
+    for names in [false, true] {
+        for orgs in [vec!["a"; 300], (0..300).map(|n| ["a", "b", "c", "d"][n % 4]).collect()] {
+            let mut desk = Desk::new(|settings| settings.lanes = 1);
+            desk.step(Input::Tick);
+            let mut sink = Poisoned::new(&[137], names);
+            let effects = desk.read(&orgs);
+            sink.serve(&mut desk, &effects);
+            sink.delivered.sort_unstable();
+            let expected: Vec<i64> = (1..=300).filter(|&id| id != 137).collect();
+            assert_eq!(sink.delivered, expected);
+            assert_eq!(fates(&desk), [('r', 137)]);
+            assert!(sink.requests <= 30, "{} requests", sink.requests);
+            assert_eq!(desk.state.recorded(), &position(11), "the cursor goes on");
+            assert_eq!(desk.state.status().state, SinkState::Running);
+            assert_eq!(desk.state.gauges().held_bytes, 0);
+        }
+    }
+}
+
+#[test]
+fn an_org_keeps_its_order_while_its_poison_is_looked_for() {
+    let mut desk = Desk::new(|_| {});
+    desk.step(Input::Tick);
+    let mut sink = Poisoned::new(&[20, 50], false);
+    let effects = desk.read(&["a"; 60]);
+    sink.serve(&mut desk, &effects);
+    assert!(sink.delivered.is_sorted(), "{:?}", sink.delivered);
+    assert_eq!(fates(&desk), [('r', 20), ('r', 50)]);
+}
+
+/// A page with one event that was refused so often.
+fn page(desk: &mut Desk, org: &str, id: i64, attempts: u32) -> Page {
+    let mut event = desk.chunk(&[org]).entries.remove(0);
+    event.id = EntryId(id);
+    Page { returns: vec![Return { event, attempts }], ..Page::default() }
+}
+
+#[test]
+fn retries_end_in_a_dead_letter_or_an_arrival() {
+    for (is_cured, last) in [(false, ('d', 1)), (true, ('a', 0))] {
+        let mut desk = Desk::new(|_| {});
+        desk.step(Input::Tick);
+        let mut sink = Poisoned::new(&[1], true);
+        let effects = desk.read(&["a"]);
+        sink.serve(&mut desk, &effects);
+        for attempts in 1..=3 {
+            if is_cured && attempts == 3 {
+                sink.ids.clear();
+            }
+            let page = page(&mut desk, "a", 1, attempts);
+            desk.pages.push_back(page);
+            let due = desk.deadline_ms().unwrap();
+            assert!(due > desk.now_ms && due <= desk.now_ms + 1_000, "a retry waits a while");
+            let effects = desk.at(due);
+            sink.serve(&mut desk, &effects);
+        }
+        assert_eq!(fates(&desk), [('r', 1), ('r', 1), ('r', 1), last]);
+        assert_eq!(desk.deadline_ms(), None);
+        let counters = desk.state.counters();
+        assert_eq!(counters.dead_letters, u64::from(!is_cured));
+    }
+}
+
+#[test]
+fn in_strict_order_an_org_waits_for_its_retry_and_the_others_do_not() {
+    let mut desk = Desk::new(|settings| settings.order = Order::Strict);
+    desk.step(Input::Tick);
+    let mut sink = Poisoned::new(&[2], true);
+    let effects = desk.read(&["a", "a", "a", "b"]);
+    sink.serve(&mut desk, &effects);
+    assert_eq!(sink.delivered, [4, 1]);
+    let effects = desk.read(&["a", "b"]);
+    sink.serve(&mut desk, &effects);
+    assert_eq!(sink.delivered, [4, 1, 6]);
+    let page = page(&mut desk, "a", 2, 1);
+    desk.pages.push_back(page);
+    sink.ids.clear();
+    let due = desk.deadline_ms().unwrap();
+    let effects = desk.at(due);
+    sink.serve(&mut desk, &effects);
+    assert_eq!(sink.delivered, [4, 1, 6, 2, 3, 5]);
+}
+
+#[test]
+fn in_strict_order_a_relay_begins_by_asking_whom_to_hold() {
+    let mut desk = Desk::new(|settings| settings.order = Order::Strict);
+    let held = vec![("a".into(), 1)];
+    let next_in = Some(Duration::from_ms(500));
+    desk.pages.push_back(Page { returns: Vec::new(), next_in, held });
+    desk.step(Input::Tick);
+    let effects = desk.read(&["a", "b"]);
+    assert_eq!(sends(&effects), [(RequestId(1), vec![("b".into(), vec![2])])]);
+}
+
+#[test]
+fn an_outage_blames_no_event() {
+    let mut desk = Desk::new(|_| {});
+    desk.step(Input::Tick);
+    let effects = desk.read(&["a", "b"]);
+    for (request, _) in sends(&effects) {
+        desk.answer(request, DOWN);
+    }
+    for _ in 0..20 {
+        let due = desk.deadline_ms().unwrap();
+        let effects = desk.at(due);
+        desk.step(Input::Recorded);
+        let (request, _) = only_send(&effects);
+        desk.answer(request, DOWN);
+    }
+    assert_eq!(fates(&desk), []);
+    assert_eq!(desk.state.counters().refused, 0);
+    assert!(desk.records.iter().all(|record| record.position == position(10)));
+}
+
+#[test]
+fn a_message_that_breaks_the_sink_is_not_its_only_probe() {
+    let mut desk = Desk::new(|settings| settings.lanes = 1);
+    desk.step(Input::Tick);
+    let effects = desk.read(&["a", "b"]);
+    let (request, _) = only_send(&effects);
+    desk.answer(request, DOWN);
+    let mut tried = Vec::new();
+    for _ in 0..4 {
+        let due = desk.deadline_ms().unwrap();
+        let effects = desk.at(due);
+        let (request, messages) = only_send(&effects);
+        tried.extend(messages.into_iter().map(|(org, _)| org));
+        desk.answer(request, DOWN);
+    }
+    assert_eq!(tried, ["a", "b", "a", "b"]);
+}
+
+#[test]
+fn what_is_expected_again_is_looked_for_once_and_shares_messages() {
+    let mut desk = Desk::new(|_| {});
+    desk.step(Input::Tick);
+    let events = desk.chunk(&["a", "b", "a"]).entries;
+    let returns = events.into_iter().map(|event| Return { event, attempts: 0 }).collect();
+    desk.pages.push_back(Page { returns, ..Page::default() });
+    let effects = desk.step(Input::ReturnsExpected);
+    let mut messages: Vec<_> = sends(&effects).into_iter().flat_map(|(_, m)| m).collect();
+    messages.sort();
+    assert_eq!(messages, [("a".into(), vec![1, 3]), ("b".into(), vec![2])]);
+    assert!(desk.pages.is_empty());
+    let mut sink = Poisoned::new(&[], true);
+    sink.serve(&mut desk, &effects);
+    assert_eq!(fates(&desk), [('a', 0), ('a', 0), ('a', 0)]);
+    assert_eq!(desk.state.gauges().held_events, 0);
 }

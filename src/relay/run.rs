@@ -81,6 +81,7 @@ impl SinkRun {
         }
         self.row.is_paused = row.is_paused;
         self.feed(clock, Input::Configure(self.setup.settings()));
+        self.feed(clock, Input::ReturnsExpected);
     }
 
     /// Pauses or resumes, as the sink's row and the settings say.
@@ -99,6 +100,11 @@ impl SinkRun {
         self.feed(clock, Input::Woken);
     }
 
+    /// The slow poll, which finds what nobody rang for: also events to be sent again.
+    pub fn poll(&mut self, clock: &mut Clock) {
+        self.feed(clock, Input::ReturnsExpected);
+    }
+
     /// Takes what has come back from the network and what has become due. Returns when to be
     /// called again at the latest; `None` waits for the network or a wake.
     pub fn turn(&mut self, clock: &mut Clock) -> Option<Time> {
@@ -106,6 +112,7 @@ impl SinkRun {
             let input = Input::Answered {
                 request: answer.request,
                 outcome: answer.outcome,
+                named: answer.named,
                 tally: answer.tally,
             };
             self.feed(clock, input);
@@ -161,9 +168,22 @@ impl SinkRun {
                     Effect::Send { lane, request, batch } => {
                         self.couriers.send(lane, request, batch)
                     }
-                    Effect::Record(position) => {
+                    Effect::LookForReturns { events_max, with_held } => {
+                        worker::report_activity(Some("looking for retries"));
+                        inputs.push_back(
+                            match store::look(&self.row.name, events_max, with_held) {
+                                Ok(page) => Input::Returns(page),
+                                Err(failure) => {
+                                    self.trouble = Some(failure);
+                                    Input::ReturnsFailed
+                                }
+                            },
+                        );
+                    }
+                    Effect::Record(record) => {
                         worker::report_activity(Some("recording the cursor"));
-                        inputs.push_back(match store::record(&self.row.name, &position) {
+                        let recorded = store::record(&self.row.name, clock.now(), &record);
+                        inputs.push_back(match recorded {
                             Ok(true) => Input::Recorded,
                             Ok(false) => Input::RecordFailed,
                             Err(failure) => {
@@ -220,6 +240,8 @@ impl SinkRun {
             messages: number(counters.messages),
             requests: number(counters.requests),
             failures: number(counters.failures),
+            refused: number(counters.refused),
+            dead_letters: number(counters.dead_letters),
             bytes_sent: number(counters.bytes),
         };
         self.status.in_flight = self.plan.gauges().requests_in_flight as i32;

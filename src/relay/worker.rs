@@ -123,6 +123,7 @@ impl Worker {
         if Instant::now() >= self.poll_at {
             self.poll_at = Instant::now() + self.settings.poll_interval;
             woken = true;
+            self.poll_sinks();
         }
         self.notice_configuration();
         if self.prune_at.is_some_and(|at| Instant::now() >= at) {
@@ -135,6 +136,14 @@ impl Worker {
         due.extend(next.map(|at| Instant::now() + self.clock.until(at)));
         self.publish(&mut due);
         due.into_iter().min().unwrap_or(self.poll_at)
+    }
+
+    fn poll_sinks(&mut self) {
+        for sink in &mut self.sinks {
+            if let Sink::Running(run) = sink {
+                run.poll(&mut self.clock);
+            }
+        }
     }
 
     fn turn_sinks(&mut self, woken: bool) -> Option<Time> {

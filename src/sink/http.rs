@@ -90,6 +90,8 @@ impl HttpOptions {
 pub struct Answer {
     pub request: RequestId,
     pub outcome: Outcome,
+    /// Places of the messages that the sink named as the reason of a refusal.
+    pub named: Vec<usize>,
     pub tally: Tally,
 }
 
@@ -116,6 +118,7 @@ impl Couriers {
         let reply = Reply {
             request,
             outcome: Outcome::Refused(Failure::of(FailureKind::NoThread)),
+            named: Vec::new(),
             tally: Tally::default(),
             answers: self.sender.clone(),
             wake: self.hooks.wake,
@@ -158,7 +161,7 @@ impl Couriers {
 /// Posts a body that delivers nothing; waits for the answer, at most until the deadline.
 pub fn probe(endpoint: &dyn Endpoint, options: &HttpOptions) -> Outcome {
     match post(&options.agent(), endpoint, endpoint.probe_body()) {
-        Ok(status) => endpoint.probe_outcome(status),
+        Ok((status, answer)) => endpoint.probe_outcome(status, &answer),
         Err(outcome) => outcome,
     }
 }
@@ -179,10 +182,15 @@ impl Courier {
             reply.tally = self.endpoint.write_body(&mut body, &batch);
             // The events are the plan's to free, not kept alive by a slow network.
             drop(batch);
-            reply.outcome = match post(&self.agent, &*self.endpoint, &body) {
-                Ok(status) => self.endpoint.outcome(status),
-                Err(outcome) => outcome,
-            };
+            match post(&self.agent, &*self.endpoint, &body) {
+                Ok((status, answer)) => {
+                    reply.outcome = self.endpoint.outcome(status, &answer);
+                    if reply.outcome != Outcome::Delivered {
+                        reply.named = self.endpoint.named(status, &answer);
+                    }
+                }
+                Err(outcome) => reply.outcome = outcome,
+            }
             drop(reply);
             body.shrink_to(BUFFER_BYTES_KEPT);
         }
@@ -200,6 +208,7 @@ struct Work {
 struct Reply {
     request: RequestId,
     outcome: Outcome,
+    named: Vec<usize>,
     tally: Tally,
     answers: Sender<Answer>,
     wake: fn(),
@@ -208,15 +217,16 @@ struct Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         let Self { request, outcome, tally, .. } = *self;
+        let named = std::mem::take(&mut self.named);
         // When the lanes are gone, nobody wants to know.
-        if self.answers.send(Answer { request, outcome, tally }).is_ok() {
+        if self.answers.send(Answer { request, outcome, named, tally }).is_ok() {
             (self.wake)();
         }
     }
 }
 
-/// Posts a body and returns the status of the answer, which is read to its end.
-fn post(agent: &Agent, endpoint: &dyn Endpoint, body: &[u8]) -> Result<u16, Outcome> {
+/// Posts a body and returns the status and the body of the answer, which is read to its end.
+fn post(agent: &Agent, endpoint: &dyn Endpoint, body: &[u8]) -> Result<(u16, Vec<u8>), Outcome> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let unix_seconds = now.map_or(0, |since| since.as_secs());
     let mut request = agent
@@ -229,9 +239,9 @@ fn post(agent: &Agent, endpoint: &dyn Endpoint, body: &[u8]) -> Result<u16, Outc
     let mut response = request.send(body).map_err(|error| outcome_of(&error))?;
     let status = response.status().as_u16();
     let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX);
-    // The status has decided. An answer that is too long or breaks off costs the connection.
-    let _ = answer.read_to_vec();
-    Ok(status)
+    // The status has decided. An answer that is too long or breaks off costs the connection, and
+    // says no more than an empty one.
+    Ok((status, answer.read_to_vec().unwrap_or_default()))
 }
 
 /// What an error says of the request: refused if it cannot have arrived, else unknown.

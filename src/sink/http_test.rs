@@ -145,19 +145,23 @@ impl Endpoint for Plain {
         }
     }
 
-    fn outcome(&self, status: u16) -> Outcome {
+    fn outcome(&self, status: u16, _body: &[u8]) -> Outcome {
         match status {
             202 => Outcome::Delivered,
             _ => Outcome::Refused(Failure::with_status(FailureKind::UnexpectedStatus, status)),
         }
     }
 
+    fn named(&self, _status: u16, body: &[u8]) -> Vec<usize> {
+        body.first().map(|byte| usize::from(*byte)).into_iter().collect()
+    }
+
     fn probe_body(&self) -> &'static [u8] {
         b"probe"
     }
 
-    fn probe_outcome(&self, status: u16) -> Outcome {
-        self.outcome(status)
+    fn probe_outcome(&self, status: u16, body: &[u8]) -> Outcome {
+        self.outcome(status, body)
     }
 }
 

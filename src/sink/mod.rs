@@ -31,14 +31,18 @@ pub trait Endpoint: Send + Sync + 'static {
     /// Appends the body of the request.
     fn write_body(&self, body: &mut Vec<u8>, batch: &Batch) -> Tally;
 
-    /// What an answer with this status means.
-    fn outcome(&self, status: u16) -> Outcome;
+    /// What an answer with this status and body means.
+    fn outcome(&self, status: u16, body: &[u8]) -> Outcome;
+
+    /// Which messages of a refused batch, by their places, the answer names as the reason. None
+    /// when it does not say: then they are found by sending parts.
+    fn named(&self, status: u16, body: &[u8]) -> Vec<usize>;
 
     /// A body that delivers nothing and shows whether the sink would take what we send.
     fn probe_body(&self) -> &'static [u8];
 
     /// What the answer to a probe means.
-    fn probe_outcome(&self, status: u16) -> Outcome;
+    fn probe_outcome(&self, status: u16, body: &[u8]) -> Outcome;
 }
 
 /// What became of a request.
@@ -94,7 +98,41 @@ pub enum FailureKind {
     NoThread,
 }
 
+/// Whose fault a failure is, and so what is done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The sink, its address or the way to it: everything waits and no attempt is counted.
+    Sink,
+    /// We send faster than the sink allows: everything waits, and then goes slower.
+    Pace,
+    /// The credential: everything waits, and the secret is looked up again.
+    Credential,
+    /// A message. It is found and alone is refused; the others are delivered.
+    Message,
+}
+
 impl FailureKind {
+    /// Everything that is not known to be a message's own fault is the sink's: a doubt must never
+    /// make a dead letter.
+    pub const fn blame(self) -> Blame {
+        match self {
+            Self::Invalid | Self::TooLarge => Blame::Message,
+            Self::RateLimited => Blame::Pace,
+            Self::Unauthorized => Blame::Credential,
+            Self::Unreachable
+            | Self::HostUnknown
+            | Self::Tls
+            | Self::TimedOut
+            | Self::AnswerLost
+            | Self::Forbidden
+            | Self::WrongAddress
+            | Self::ServerError
+            | Self::UnexpectedStatus
+            | Self::Unsendable
+            | Self::NoThread => Blame::Sink,
+        }
+    }
+
     /// The word that stands for it in views and metrics.
     pub const fn name(self) -> &'static str {
         match self {

@@ -2,12 +2,15 @@
 //! Supabase Realtime by its batch route: one POST, many messages, each to the private channel of
 //! an org.
 //!
-//! The route answers for the whole batch by its status: it takes all of it or none. That is all
-//! that is read; bodies are for people. It says nothing of who was reached: a message to a
+//! The route answers for the whole batch by its status: it takes all of it or none. Of bodies only
+//! that of a refused batch is read, which names the messages. It says nothing of who was reached: a message to a
 //! channel without subscribers is accepted, and so is one to a channel that the token may not
 //! write to, which is why the token must be of `service_role`.
 
 use std::fmt;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::config::{Credential, SinkOptions};
 use crate::envelope::{self, Limits, Message, Tally};
@@ -104,10 +107,15 @@ impl Endpoint for Realtime {
         Tally { bytes: (body.len() - start) as u64, ..tally }
     }
 
-    fn outcome(&self, status: u16) -> Outcome {
+    fn outcome(&self, status: u16, body: &[u8]) -> Outcome {
         let kind = match status {
+            // Realtime says 202 and nothing more. A page of some other server says that it was not
+            // Realtime that answered.
+            200..=299 if is_page(body) => FailureKind::UnexpectedStatus,
             200..=299 => return Outcome::Delivered,
             300..=399 | 404 | 405 => FailureKind::WrongAddress,
+            // About the body as a whole, which is not any message's fault.
+            422 if errors(body).iter().any(Value::is_string) => FailureKind::UnexpectedStatus,
             400 | 422 => FailureKind::Invalid,
             401 => FailureKind::Unauthorized,
             403 => FailureKind::Forbidden,
@@ -122,15 +130,26 @@ impl Endpoint for Realtime {
         Outcome::Refused(Failure::with_status(kind, status))
     }
 
+    /// A 422 has an element for each message, empty for those that are well:
+    /// `{"errors":{"messages":[{},{"payload":["…"]}]}}`.
+    fn named(&self, status: u16, body: &[u8]) -> Vec<usize> {
+        if status != 422 {
+            return Vec::new();
+        }
+        let is_named = |errors: &Value| errors.as_object().is_some_and(|errors| !errors.is_empty());
+        let places = errors(body).into_iter().enumerate();
+        places.filter(|(_, errors)| is_named(errors)).map(|(place, _)| place).collect()
+    }
+
     /// An empty list is checked after the tenant and the token, and is then refused.
     fn probe_body(&self) -> &'static [u8] {
         b"{\"messages\":[]}"
     }
 
-    fn probe_outcome(&self, status: u16) -> Outcome {
+    fn probe_outcome(&self, status: u16, body: &[u8]) -> Outcome {
         match status {
             422 => Outcome::Delivered,
-            _ => self.outcome(status),
+            _ => self.outcome(status, body),
         }
     }
 }
@@ -140,6 +159,17 @@ impl fmt::Debug for Realtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Realtime").field("url", &self.url).finish_non_exhaustive()
     }
+}
+
+/// What a refusal says of each message; nothing when it is no refusal of Realtime's.
+fn errors(body: &[u8]) -> Vec<Value> {
+    let answer = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    let messages = answer.pointer("/errors/messages").and_then(Value::as_array);
+    messages.cloned().unwrap_or_default()
+}
+
+fn is_page(body: &[u8]) -> bool {
+    !body.trim_ascii().is_empty() && serde_json::from_slice::<&RawValue>(body).is_err()
 }
 
 fn sendable(token: &str) -> Result<String, Error> {

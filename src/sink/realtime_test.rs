@@ -106,7 +106,7 @@ fn secrets_that_cannot_be_sent_are_refused_and_none_is_shown() {
 fn the_status_alone_decides() {
     let sink = realtime(r#""secret":"s""#, "token").unwrap();
     for status in [200, 202, 204] {
-        assert_eq!(sink.outcome(status), Outcome::Delivered);
+        assert_eq!(sink.outcome(status, b""), Outcome::Delivered);
     }
     for (status, kind) in [
         (301, FailureKind::WrongAddress),
@@ -125,12 +125,12 @@ fn the_status_alone_decides() {
         (999, FailureKind::UnexpectedStatus),
     ] {
         let expected = Outcome::Refused(Failure::with_status(kind, status));
-        assert_eq!(sink.outcome(status), expected);
+        assert_eq!(sink.outcome(status, b""), expected);
         assert!(!kind.advice().is_empty());
     }
     for status in [500, 502, 503, 504] {
         let failure = Failure::with_status(FailureKind::ServerError, status);
-        assert_eq!(sink.outcome(status), Outcome::Unknown(failure));
+        assert_eq!(sink.outcome(status, b""), Outcome::Unknown(failure));
     }
 }
 
@@ -138,9 +138,54 @@ fn the_status_alone_decides() {
 fn a_probe_is_answered_well_by_a_refusal_of_nothing() {
     let sink = realtime(r#""secret":"s""#, "token").unwrap();
     assert_eq!(sink.probe_body(), br#"{"messages":[]}"#);
-    assert_eq!(sink.probe_outcome(422), Outcome::Delivered);
-    assert_eq!(sink.probe_outcome(202), Outcome::Delivered);
+    assert_eq!(sink.probe_outcome(422, b""), Outcome::Delivered);
+    assert_eq!(sink.probe_outcome(202, b""), Outcome::Delivered);
     let unauthorized = Failure::with_status(FailureKind::Unauthorized, 401);
-    assert_eq!(sink.probe_outcome(401), Outcome::Refused(unauthorized));
-    assert!(matches!(sink.probe_outcome(503), Outcome::Unknown(_)));
+    assert_eq!(sink.probe_outcome(401, b""), Outcome::Refused(unauthorized));
+    assert!(matches!(sink.probe_outcome(503, b""), Outcome::Unknown(_)));
+}
+
+#[test]
+fn a_page_of_some_other_server_delivers_nothing() {
+    let sink = realtime(r#""secret":"s""#, "token").unwrap();
+    let outcome = |body: &[u8]| sink.outcome(200, body);
+    let failure = Failure::with_status(FailureKind::UnexpectedStatus, 200);
+    assert_eq!(outcome(b"<!doctype html><h1>Log in</h1>"), Outcome::Refused(failure));
+    assert_eq!(outcome(b"OK"), Outcome::Refused(failure));
+    assert_eq!(outcome(b""), Outcome::Delivered);
+    assert_eq!(outcome(b" \n"), Outcome::Delivered);
+    assert_eq!(outcome(br#"{"ok":true}"#), Outcome::Delivered);
+}
+
+#[test]
+fn a_body_that_did_not_arrive_is_no_fault_of_its_messages() {
+    let sink = realtime(r#""secret":"s""#, "token").unwrap();
+    let failure = Failure::with_status(FailureKind::UnexpectedStatus, 422);
+    for body in [
+        r#"{"errors":{"messages":["can't be blank"]}}"#,
+        r#"{"errors":{"messages":["is invalid"]}}"#,
+    ] {
+        assert_eq!(sink.outcome(422, body.as_bytes()), Outcome::Refused(failure));
+    }
+}
+
+#[test]
+fn a_refused_batch_names_its_messages() {
+    let sink = realtime(r#""secret":"s""#, "token").unwrap();
+    let named = |body: &str| sink.named(422, body.as_bytes());
+    const NOBODY: [usize; 0] = [];
+    let error = r#"{"payload":["Payload size exceeds tenant limit"]}"#;
+    assert_eq!(
+        named(&format!(r#"{{"errors":{{"messages":[{{}},{error},{{}},{error}]}}}}"#)),
+        [1, 3]
+    );
+    assert_eq!(named(r#"{"errors":{"messages":["is invalid"]}}"#), NOBODY);
+    assert_eq!(named(r#"{"errors":{"messages":[{},{}]}}"#), NOBODY);
+    for garbage in ["", "{", "[]", r#"{"errors":[]}"#, r#"{"errors":{"messages":7}}"#, "<html>"] {
+        assert_eq!(named(garbage), NOBODY, "{garbage}");
+    }
+    assert_eq!(
+        sink.named(413, format!(r#"{{"errors":{{"messages":[{error}]}}}}"#).as_bytes()),
+        NOBODY
+    );
 }

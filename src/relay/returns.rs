@@ -1,0 +1,133 @@
+#![forbid(unsafe_code)]
+//! Events that are sent again: what is known of them, and when to look for more.
+//!
+//! An event that a sink refused is written down with its fate and leaves the outbox's cursor
+//! behind. What is to be sent again lies in a table, whoever put it there: a retry of ours, a
+//! redriven dead letter, a replay. It is taken in pages, the next one when all of the last have
+//! a fate that is recorded, so that memory is bounded and nothing is taken twice.
+
+use std::sync::Arc;
+
+use crate::event::{Entry, EventId};
+use crate::relay::time::{Duration, Time};
+use crate::sink::Failure;
+
+/// What becomes of an event that was refused, or was sent again. Recorded in one transaction with
+/// the position.
+#[derive(Clone, Debug)]
+pub enum Fate {
+    /// It is tried again after the wait.
+    Retry { event: Arc<Entry>, attempts: u32, wait: Duration, failure: Failure },
+    /// It is a dead letter.
+    Dead { event: Arc<Entry>, attempts: u32, failure: Failure },
+    /// It was sent again, and has arrived.
+    Arrived { event_id: EventId },
+}
+
+/// An event to be sent again: an entry of one event.
+#[derive(Debug)]
+pub struct Return {
+    pub event: Entry,
+    /// How often it was refused since it was last redriven.
+    pub attempts: u32,
+}
+
+/// What a look at the table brought.
+#[derive(Debug, Default)]
+pub struct Page {
+    pub returns: Vec<Return>,
+    /// When the next one is due; zero when more of them are.
+    pub next_in: Option<Duration>,
+    /// Orgs with events that were refused, and how many: asked for at the first look alone.
+    pub held: Vec<(Arc<str>, u32)>,
+}
+
+#[derive(Debug, Default)]
+pub struct Returns {
+    fates: Vec<Fate>,
+    /// Handed over to be recorded.
+    recording: Vec<Fate>,
+    /// Taken, and without a fate.
+    taken: usize,
+    /// When to look again.
+    due_at: Option<Time>,
+    looking: bool,
+    looked: bool,
+}
+
+impl Returns {
+    /// Nothing is known yet: the first look is due at once.
+    pub fn new(now: Time) -> Self {
+        Self { due_at: Some(now), ..Self::default() }
+    }
+
+    /// Whether the table was ever read by this relay.
+    pub const fn has_looked(&self) -> bool {
+        self.looked
+    }
+
+    /// Somebody may have put events there.
+    pub fn expect(&mut self, now: Time) {
+        self.due_at = Some(self.due_at.map_or(now, |at| at.min(now)));
+    }
+
+    /// Whether to look now; if so, the look is under way.
+    pub fn look(&mut self, now: Time) -> bool {
+        let is_due = self.is_free() && self.due_at.is_some_and(|at| at <= now);
+        self.looking |= is_due;
+        is_due
+    }
+
+    /// When to look next, as far as nothing else has to happen before.
+    pub fn deadline(&self) -> Option<Time> {
+        self.due_at.filter(|_| self.is_free())
+    }
+
+    pub fn found(&mut self, now: Time, count: usize, next_in: Option<Duration>) {
+        self.looking = false;
+        self.looked = true;
+        self.taken += count;
+        // Always later: a look that brings nothing must not call for the next at once.
+        self.due_at = next_in.map(|wait| now.plus(wait.max(Duration::from_ms(1))));
+    }
+
+    pub fn look_failed(&mut self, retry_at: Time) {
+        self.looking = false;
+        self.due_at = Some(retry_at);
+    }
+
+    /// An event has a fate. `was_taken`: it came from the table.
+    pub fn settle(&mut self, now: Time, fate: Fate, was_taken: bool) {
+        if let Fate::Retry { wait, .. } = fate {
+            let at = now.plus(wait);
+            self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
+        }
+        self.taken -= usize::from(was_taken);
+        self.fates.push(fate);
+    }
+
+    pub fn has_fates(&self) -> bool {
+        !self.fates.is_empty()
+    }
+
+    /// What is to be recorded now, with the position.
+    pub fn begin_record(&mut self) -> Vec<Fate> {
+        self.recording = std::mem::take(&mut self.fates);
+        self.recording.clone()
+    }
+
+    pub fn record_succeeded(&mut self) {
+        self.recording.clear();
+    }
+
+    pub fn record_failed(&mut self) {
+        let newer = std::mem::take(&mut self.fates);
+        self.fates = std::mem::take(&mut self.recording);
+        self.fates.extend(newer);
+    }
+
+    /// No event of the last look is without a fate, and none of their fates is unrecorded.
+    fn is_free(&self) -> bool {
+        !self.looking && self.taken == 0 && self.fates.is_empty() && self.recording.is_empty()
+    }
+}
