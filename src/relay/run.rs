@@ -100,8 +100,8 @@ impl SinkRun {
         self.feed(clock, Input::Woken);
     }
 
-    /// The slow poll, which finds what nobody rang for: also events to be sent again.
-    pub fn poll(&mut self, clock: &mut Clock) {
+    /// There may be events to be sent again that nobody rang for.
+    pub fn look_again(&mut self, clock: &mut Clock) {
         self.feed(clock, Input::ReturnsExpected);
     }
 

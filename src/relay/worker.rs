@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// Before a sink that could not be started is looked at again: its secret may be a file.
 const BROKEN_RETRY: Duration = Duration::from_secs(10);
 
+/// How often the table of events to be sent again is looked at without being told.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How often the counters are published while there is work.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -42,6 +45,7 @@ struct Worker {
     poll_at: Instant,
     prune_at: Option<Instant>,
     broken_at: Option<Instant>,
+    looked_at: Instant,
     published_at: Instant,
 }
 
@@ -69,6 +73,7 @@ pub fn run(database: u32) -> ! {
         sinks: Vec::new(),
         poll_at: Instant::now(),
         broken_at: None,
+        looked_at: Instant::now(),
         published_at: Instant::now(),
     }
     .run()
@@ -123,7 +128,7 @@ impl Worker {
         if Instant::now() >= self.poll_at {
             self.poll_at = Instant::now() + self.settings.poll_interval;
             woken = true;
-            self.poll_sinks();
+            self.look_again();
         }
         self.notice_configuration();
         if self.prune_at.is_some_and(|at| Instant::now() >= at) {
@@ -138,10 +143,16 @@ impl Worker {
         due.into_iter().min().unwrap_or(self.poll_at)
     }
 
-    fn poll_sinks(&mut self) {
+    /// Whoever puts events among those to be sent again rings; this finds what was put there
+    /// otherwise, by a restore or by hand.
+    fn look_again(&mut self) {
+        if self.looked_at.elapsed() < LOOK_INTERVAL {
+            return;
+        }
+        self.looked_at = Instant::now();
         for sink in &mut self.sinks {
             if let Sink::Running(run) = sink {
-                run.poll(&mut self.clock);
+                run.look_again(&mut self.clock);
             }
         }
     }
