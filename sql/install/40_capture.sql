@@ -403,6 +403,7 @@ comment on function _private.attach(oid, regclass, text, text, name, name[], nam
 -- or it is gone itself.
 create function _private.uncaptured_relations(source _private.sources) returns setof regclass
 language sql stable
+security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select r.relation

@@ -81,6 +81,13 @@ begin
             message = format('secret %L does not exist', missing),
             hint = format('Set it first: select outbox.set_secret(%L, ''…'').', missing);
     end if;
+    -- As many as have a place in shared memory: SINKS in src/pg/shmem.rs.
+    if (select count(*) from _private.sinks s where s.sink <> name) >= 16 then
+        raise exception using
+            errcode = 'configuration_limit_exceeded',
+            message = 'a database can have 16 sinks',
+            hint = 'Drop one that is not needed with outbox.drop_sink.';
+    end if;
     insert into _private.sinks (sink, kind, options)
     values (set_sink.name, set_sink.kind, set_sink.options)
     on conflict (sink) do update
@@ -230,6 +237,7 @@ comment on function outbox.cursor() is
 -- compile that plan than it takes to run.
 create function _private.entries_after(cursor_row _private.cursors) returns setof _private.outbox
 language sql stable
+security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -382,6 +390,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     cutoff timestamptz;
+    current integer;
     segment integer;
     segment_table regclass;
     events bigint;
@@ -393,10 +402,12 @@ begin
             message = 'older_than must not be negative',
             hint = 'As in outbox.prune(''24 hours''), or leave it out to take pg_outbox.retention.';
     end if;
+    -- The first call of a session loads the library, and with it the setting.
+    current := _private.current_segment();
     cutoff := clock_timestamp() - coalesce(older_than, current_setting('pg_outbox.retention')::interval);
     for segment in 0..15 loop
         segment_table := format('_private.outbox_%s', segment)::regclass;
-        if segment <> _private.current_segment() then
+        if segment <> current then
             pruned := pruned + _private.prune_segment(segment_table, cutoff);
         end if;
         if exact then

@@ -119,7 +119,7 @@ select
     c.shard,
     s.kind,
     case
-        when not s.enabled then 'disabled'
+        when not s.enabled or not current_setting('pg_outbox.enabled')::boolean then 'disabled'
         when s.paused then 'paused'
         else coalesce(r.state, 'not running')
     end as state,
@@ -150,7 +150,7 @@ comment on view outbox.status is 'How each sink is doing: one row for each sink 
 comment on column outbox.status.sink is 'Name of the sink.';
 comment on column outbox.status.shard is 'Share of the organisations; 0 while there is one.';
 comment on column outbox.status.kind is 'Kind of the sink.';
-comment on column outbox.status.state is 'running; waiting: the sink failed and is tried again at retry_at; paused; disabled; not running: this database has no relay, see outbox.check().';
+comment on column outbox.status.state is 'running; waiting: the sink failed and is tried again at retry_at; paused; disabled, or pg_outbox.enabled is off; not running: this database has no relay, see outbox.check().';
 comment on column outbox.status.lag_events is 'Committed events without an outcome.';
 comment on column outbox.status.lag_ms is 'Age of the oldest of them in milliseconds; null when there is none.';
 comment on column outbox.status.oldest_unsent_at is 'When the oldest of them was written; null when there is none.';
@@ -172,6 +172,10 @@ language c as 'MODULE_PATHNAME', 'source_counts_wrapper';
 comment on function _private.source_counts() is
     'What capture has counted for the sources of this database since the server started, from shared memory; no rows without preload.';
 
+create function _private.is_preloaded() returns boolean
+language c stable as 'MODULE_PATHNAME', 'is_preloaded_wrapper';
+comment on function _private.is_preloaded() is 'Whether the library was loaded at the server''s start.';
+
 create view outbox.sources as
 select
     s.source_id,
@@ -185,8 +189,8 @@ select
     s.include,
     array_remove(array[c.event_type, u.event_type, d.event_type], null) as event_types,
     not exists (select from _private.uncaptured_relations(s)) as captured,
-    n.null_orgs,
-    n.truncates,
+    case when p.is_preloaded then coalesce(n.null_orgs, 0) end as null_orgs,
+    case when p.is_preloaded then coalesce(n.truncates, 0) end as truncates,
     s.attached_by,
     s.attached_at
 from _private.sources s
@@ -194,6 +198,7 @@ left join _private.event_types c on c.type_id = s.created_type
 left join _private.event_types u on u.type_id = s.updated_type
 left join _private.event_types d on d.type_id = s.deleted_type
 left join _private.source_counts() n on n.source_id = s.source_id
+cross join (select _private.is_preloaded()) as p (is_preloaded)
 where s.detached_at is null;
 comment on view outbox.sources is 'Attached tables.';
 comment on column outbox.sources.source_id is 'Id that attach returned.';

@@ -1,9 +1,5 @@
 -- The doctor: each usual mistake, and how to mend it.
 
-create function _private.is_preloaded() returns boolean
-language c stable as 'MODULE_PATHNAME', 'is_preloaded_wrapper';
-comment on function _private.is_preloaded() is 'Whether the library was loaded at the server''s start.';
-
 create function _private.relay_pid() returns integer
 language c stable as 'MODULE_PATHNAME', 'relay_pid_wrapper';
 comment on function _private.relay_pid() is 'Process of the relay of this database; null when there is none.';

@@ -23,6 +23,17 @@ begin
 end
 $$;
 
+-- Who may see everything else of a server may see how we are: names, counts, errors and times, but
+-- no event and no id of a row. The functions are those that the views call.
+grant usage on schema outbox to pg_monitor;
+grant select on outbox.status, outbox.sources, outbox.metrics, outbox.replays, outbox.event_types,
+    outbox.sink_options to pg_monitor;
+grant execute on function
+    outbox.check(), _private.relay_status(), _private.source_counts(), _private.is_preloaded(),
+    _private.entries_after(_private.cursors), _private.uncaptured_relations(_private.sources),
+    _private.encode_position(text), _private.sink_options()
+to pg_monitor;
+
 -- The relay of this database starts when the transaction commits.
 select outbox.wake();
 

@@ -12,8 +12,8 @@ use std::sync::atomic::{
 
 /// Databases of one cluster that can have a relay.
 pub const RELAYS: usize = 64;
-/// Sinks of one database whose state is shown.
-pub const SINKS: usize = 8;
+/// Sinks of one database: `outbox.set_sink` refuses more.
+pub const SINKS: usize = 16;
 /// Sources whose skipped changes are counted, in the whole cluster.
 const COUNTS: usize = 1024;
 /// Databases that are kept free of relays at one time.

@@ -38,7 +38,7 @@ pub struct SinkRun {
 }
 
 impl SinkRun {
-    /// Starts to serve a sink. `number` tells the sinks of one relay apart.
+    /// Starts to serve a sink. `number` tells the runs of one relay apart.
     ///
     /// # Errors
     /// What is wrong with its options or its secret.

@@ -40,6 +40,8 @@ struct Worker {
     settings: Settings,
     clock: Clock,
     sinks: Vec<Sink>,
+    /// Tells the runs of this process apart.
+    runs_started: usize,
     /// What `Relay::configuration` was when the sinks were read.
     configuration: u32,
     poll_at: Instant,
@@ -71,6 +73,7 @@ pub fn run(database: u32) -> ! {
         settings,
         clock: Clock::new(),
         sinks: Vec::new(),
+        runs_started: 0,
         poll_at: Instant::now(),
         broken_at: None,
         looked_at: Instant::now(),
@@ -239,17 +242,19 @@ impl Worker {
                 Sink::Broken(_) => None,
             })
             .collect();
-        for (number, row) in rows.into_iter().enumerate() {
+        // The limit is the relay's, whatever the number of its sinks.
+        let memory_bytes_max = self.settings.memory_bytes_max / rows.len().max(1);
+        for row in rows {
             let known = running.iter().position(|run| run.name() == row.name);
             let known = known.map(|index| running.swap_remove(index));
-            let sink = self.sink(known, row, number);
+            let sink = self.sink(known, row, memory_bytes_max);
             self.sinks.push(sink);
         }
         self.published_at = Instant::now() - PUBLISH_INTERVAL;
     }
 
-    fn sink(&mut self, known: Option<SinkRun>, row: SinkRow, number: usize) -> Sink {
-        let setup = Setup::of(&row, self.settings.memory_bytes_max, store::secret);
+    fn sink(&mut self, known: Option<SinkRun>, row: SinkRow, memory_bytes_max: usize) -> Sink {
+        let setup = Setup::of(&row, memory_bytes_max, store::secret);
         let started = match (known, setup) {
             (Some(mut run), Ok(setup)) => {
                 run.reconfigure(&mut self.clock, row, setup);
@@ -257,7 +262,8 @@ impl Worker {
             }
             (_, Err(error)) => Err((row, error)),
             (None, Ok(setup)) => {
-                SinkRun::start(row.clone(), setup, number).map_err(|error| (row, error))
+                self.runs_started += 1;
+                SinkRun::start(row.clone(), setup, self.runs_started).map_err(|error| (row, error))
             }
         };
         match started {
