@@ -77,6 +77,13 @@ fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
 
 /// Defines the settings. Call from `_PG_init`.
 pub fn define() {
+    define_for_relays();
+    define_for_storage();
+    define_for_writers();
+    guc_check::reserve_prefix(c"pg_outbox");
+}
+
+fn define_for_relays() {
     let plain = GucFlags::default();
     GucRegistry::define_string_guc(
         c"pg_outbox.databases",
@@ -115,6 +122,27 @@ pub fn define() {
         GucFlags::UNIT_MS,
     );
     GucRegistry::define_int_guc(
+        c"pg_outbox.memory_limit",
+        c"What each relay may have read and not yet delivered.",
+        c"",
+        &MEMORY_LIMIT_KB,
+        1024,
+        16 << 20,
+        GucContext::Sighup,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_string_guc(
+        c"pg_outbox.role",
+        c"Role in whose name relays work. Default: the extension's owner.",
+        c"Read when a relay starts.",
+        &ROLE,
+        GucContext::Sighup,
+        plain,
+    );
+}
+
+fn define_for_storage() {
+    GucRegistry::define_int_guc(
         c"pg_outbox.retention",
         c"How long events are kept for replay and catch-up.",
         c"",
@@ -134,23 +162,16 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::UNIT_S,
     );
-    GucRegistry::define_int_guc(
-        c"pg_outbox.memory_limit",
-        c"What each relay may have read and not yet delivered.",
-        c"",
-        &MEMORY_LIMIT_KB,
-        1024,
-        16 << 20,
-        GucContext::Sighup,
-        GucFlags::UNIT_KB,
-    );
+}
+
+fn define_for_writers() {
     GucRegistry::define_bool_guc(
         c"pg_outbox.capture",
         c"Captures changes. Off: this session makes no events, for backfills.",
         c"",
         &CAPTURE,
         GucContext::Suset,
-        plain,
+        GucFlags::default(),
     );
     guc_check::define_short_text(
         c"pg_outbox.origin",
@@ -159,13 +180,4 @@ pub fn define() {
         &ORIGIN,
         ORIGIN_BYTES_MAX,
     );
-    GucRegistry::define_string_guc(
-        c"pg_outbox.role",
-        c"Role in whose name relays work. Default: the extension's owner.",
-        c"Read when a relay starts.",
-        &ROLE,
-        GucContext::Sighup,
-        plain,
-    );
-    guc_check::reserve_prefix(c"pg_outbox");
 }

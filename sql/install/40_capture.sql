@@ -42,7 +42,9 @@ $$;
 comment on function _private.register_event_type(text, text) is
     'Id of an event type, which is added to the registry when it is new.';
 
-create function outbox.create_event_type(event_type text, description text default null) returns void
+create function outbox.create_event_type(
+    event_type text, description text default null
+) returns void
 language sql
 security definer
 set search_path = pg_catalog, pg_temp
@@ -201,7 +203,9 @@ begin
     return result;
 end
 $$;
-comment on function _private.checked_source(oid, regclass, text, text, name, name[], name[], text[], name[]) is
+comment on function _private.checked_source(
+    oid, regclass, text, text, name, name[], name[], text[], name[]
+) is
     'Checks the arguments of outbox.attach and fills in their defaults.';
 
 -- Tables that hold a source's rows and get triggers of their own: itself and, since Postgres
@@ -396,7 +400,9 @@ begin
     return wanted.source_id;
 end
 $$;
-comment on function _private.attach(oid, regclass, text, text, name, name[], name[], text[], name[]) is
+comment on function _private.attach(
+    oid, regclass, text, text, name, name[], name[], text[], name[]
+) is
     'The work of outbox.attach, done as the owner of the extension for a caller who is checked.';
 
 -- A table of a source whose changes make no events: its triggers are missing or would not fire,

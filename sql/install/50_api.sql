@@ -75,7 +75,8 @@ begin
     end if;
     perform _private.check_sink_options(kind, options::text);
     missing := coalesce(options ->> 'secret', options ->> 'jwt_secret');
-    if missing is not null and not exists (select from _private.secrets s where s.name = missing) then
+    if missing is not null
+       and not exists (select from _private.secrets s where s.name = missing) then
         raise exception using
             errcode = 'undefined_object',
             message = format('secret %L does not exist', missing),
@@ -110,7 +111,8 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if sink is not null and not exists (select from _private.sinks s where s.sink = require_sink.sink) then
+    if sink is not null
+       and not exists (select from _private.sinks s where s.sink = require_sink.sink) then
         raise exception using
             errcode = 'undefined_object',
             message = format('sink %L does not exist', sink),
@@ -383,7 +385,9 @@ $$;
 comment on function _private.prune_segment(regclass, timestamptz) is
     'Empties one segment if everything in it is older than the cutoff and passed by every cursor, and returns the number of events.';
 
-create function outbox.prune(older_than interval default null, exact boolean default false) returns bigint
+create function outbox.prune(
+    older_than interval default null, exact boolean default false
+) returns bigint
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp

@@ -142,7 +142,8 @@ left join _private.relay_status() r on r.sink = c.sink and r.shard = c.shard
 cross join lateral (
     select
         coalesce(sum(e.event_count), 0)::bigint as lag_events,
-        (1000 * extract(epoch from clock_timestamp() - min(e.created_at)))::double precision as lag_ms,
+        (1000 * extract(epoch from clock_timestamp() - min(e.created_at)))::double precision
+            as lag_ms,
         min(e.created_at) as oldest_unsent_at
     from _private.entries_after(c) e
 ) l;

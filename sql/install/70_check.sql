@@ -11,7 +11,9 @@ language c as 'MODULE_PATHNAME', 'check_sink_wrapper';
 comment on function _private.check_sink(text, text, text) is
     'Looks at a sink''s token and asks the sink whether it would take what is sent. Waits for the network, at most as long as the sink''s timeout_ms.';
 
-create function _private.check_server() returns table (name text, ok boolean, detail text, hint text)
+create function _private.check_server() returns table (
+    name text, ok boolean, detail text, hint text
+)
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -36,7 +38,9 @@ as $$
 $$;
 comment on function _private.check_server() is 'What outbox.check() says of the server and the relay.';
 
-create function _private.check_sinks() returns table (name text, ok boolean, detail text, hint text)
+create function _private.check_sinks() returns table (
+    name text, ok boolean, detail text, hint text
+)
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -85,7 +89,9 @@ $$;
 comment on function _private.null_org_exists(_private.sources) is
     'Whether a sample of a source''s rows has one without an organisation.';
 
-create function _private.check_sources() returns table (name text, ok boolean, detail text, hint text)
+create function _private.check_sources() returns table (
+    name text, ok boolean, detail text, hint text
+)
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -125,7 +131,9 @@ as $$
 $$;
 comment on function _private.check_sources() is 'What outbox.check() says of the attached tables.';
 
-create function _private.check_policies() returns table (name text, ok boolean, detail text, hint text)
+create function _private.check_policies() returns table (
+    name text, ok boolean, detail text, hint text
+)
 language sql
 set search_path = pg_catalog, pg_temp
 as $$

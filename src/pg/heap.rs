@@ -131,7 +131,7 @@ impl Segment {
                         "table _private.outbox has other columns than this version writes",
                     )
                     .hint(
-                        "Run alter extension pg_outbox update, and do not alter the extension's tables.",
+                        "Run alter extension pg_outbox update; leave the extension's tables alone.",
                     ),
                 );
             }

@@ -7,10 +7,10 @@
 //! The budget keeps us below the counter of Supabase Realtime, which refuses a batch when its
 //! messages and the average of the past add up to more than the tenant's limit a second. The
 //! average is that of the last 1 to 12 whole buckets of 5 s (a young counter has fewer), taken at
-//! a tick that we cannot see. Two rules follow. A token bucket keeps every such average so far below
-//! the limit that there is always room for a small batch, and spreads what it lets through. And a batch is no larger than what the worst average leaves: the largest over
-//! any number of buckets, at any tick of the last 5 s. What is sent counts at once, delivered or
-//! not.
+//! a tick that we cannot see. Two rules follow. A token bucket keeps every such average so far
+//! below the limit that there is always room for a small batch, and spreads what it lets through.
+//! And a batch is no larger than what the worst average leaves: the largest over any number of
+//! buckets, at any tick of the last 5 s. What is sent counts at once, delivered or not.
 //!
 //! Not counted, because we cannot see it: deliveries to subscribers, what other servers send,
 //! and what a relay sent before it was restarted. `events_per_second` is to be set to what the
