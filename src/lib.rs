@@ -24,6 +24,9 @@ mod gucs;
 pub mod json;
 #[cfg(feature = "extension")]
 mod pg;
+#[cfg(feature = "pg_test")]
+#[path = "../pgrx-tests/pg_test/mod.rs"]
+pub mod pg_test;
 pub mod relay;
 pub mod retry;
 #[cfg(feature = "extension")]
