@@ -14,6 +14,7 @@
 mod capture;
 mod cursor;
 mod gucs;
+mod prune;
 mod query;
 mod report;
 mod secrets;

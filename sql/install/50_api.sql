@@ -368,10 +368,11 @@ begin
         select c.* from _private.cursors c where newest_xid >= pg_snapshot_xmin(c.position)
     loop
         execute format(
-            'select coalesce(bool_and(pg_visible_in_snapshot(xid, $1) or (id <= $3 and pg_visible_in_snapshot(xid, $2))), false) from only %s',
+            -- Between windows $2 and $3 are null, and an aggregate would skip what is unknown.
+            'select bool_and(pg_visible_in_snapshot(xid, $1) or coalesce(id <= $3 and pg_visible_in_snapshot(xid, $2), false)) from only %s',
             segment)
         into done using behind.position, behind.window_end, behind.last_processed_id;
-        if not done then
+        if done is not true then
             return 0;
         end if;
     end loop;
