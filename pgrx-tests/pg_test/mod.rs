@@ -19,6 +19,7 @@ mod query;
 mod report;
 mod secrets;
 mod tx;
+mod value;
 mod worker;
 
 /// pgrx calls it before each test.

@@ -142,13 +142,12 @@ fn write_integer(value: i64, out: &mut Vec<u8>) {
 fn write_number(output: Oid, datum: Datum, out: &mut Vec<u8>) {
     let mut text = Vec::new();
     write_output(output, datum, &mut text);
-    let exact = std::str::from_utf8(&text)
-        .ok()
-        .filter(|text| !text.contains(['e', 'E']))
-        .and_then(|text| text.parse::<f64>().ok())
-        .is_some_and(|value| value.abs() <= EXACT_MAX as f64);
-    // NaN and Infinity are no JSON numbers; neither passes the comparison.
-    if exact {
+    // By its digits: as a double, 2^53 + 1 is 2^53. NaN, Infinity and 1e+300 have no such digits.
+    let digits = text.strip_prefix(b"-").unwrap_or(&text);
+    let mut parts = digits.split(|&byte| byte == b'.');
+    let whole = parts.next().and_then(|whole| std::str::from_utf8(whole).ok()?.parse::<u64>().ok());
+    let rest_is_digits = parts.flatten().all(u8::is_ascii_digit);
+    if rest_is_digits && whole.is_some_and(|whole| whole <= EXACT_MAX) {
         out.extend_from_slice(&text);
     } else {
         json::write_utf8(out, &text);
