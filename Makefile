@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 bin := pgrx-tests/bin
 suites := unit pg stand-in e2e browser
+e2e := pgrx-tests/harness/test pgrx-tests/e2e pgrx-tests/inventory
 export PG_OUTBOX_STARTED_AT ?= $(shell date +%s)
 # Where `setup node` puts a Node when the machine's own is too old.
 export PATH := $(CURDIR)/.cache/node/bin:$(PATH)
@@ -50,7 +51,7 @@ test-stand-in: node postgres ## the local Realtime against the unmodified supaba
 .PHONY: test-e2e
 test-e2e: node extension-dev ## real servers from commit to subscriber; FILES=… for some of them
 	@$(bin)/suite e2e $(node_test) \
-	    $(or $(FILES),pgrx-tests/harness/test/*.test.mjs pgrx-tests/e2e/*.test.mjs)
+	    $(or $(FILES),$(addsuffix /*.test.mjs,$(e2e)))
 
 .PHONY: test-browser
 test-browser: node extension-dev browser ## the demo's page in Chromium, as people of two organisations
