@@ -7,7 +7,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 bin := pgrx-tests/bin
-suites := unit pg stand-in e2e browser
+suites := lint unit pg stand-in e2e browser
 e2e := pgrx-tests/harness/test pgrx-tests/e2e pgrx-tests/inventory
 export PG_OUTBOX_STARTED_AT ?= $(shell date +%s)
 # Where `setup node` puts a Node when the machine's own is too old.
@@ -35,6 +35,10 @@ demo: $(if $(DATABASE_URL),,extension-dev) node
 test: ## every suite below, on Postgres 15
 	@rm -rf .cache/results
 	@$(MAKE) --keep-going $(addprefix test-,$(suites)); $(bin)/tally $(suites)
+
+.PHONY: test-lint
+test-lint: rust pgrx ## format, clippy, pgspot over the generated SQL
+	@$(bin)/setup pgspot && $(bin)/suite lint $(bin)/lint
 
 .PHONY: test-unit
 test-unit: rust ## the core alone: no Postgres, seconds
@@ -71,8 +75,7 @@ bench: node extension-release ## ratios, latencies, idle cost; ROUNDS= and SECON
 	@node bench/bench.mjs
 
 .PHONY: lint
-lint: rust pgrx ## format, clippy, pgspot over the generated SQL
-	@$(bin)/setup pgspot && $(bin)/lint
+lint: test-lint
 
 .PHONY: install
 install: extension-release ## a release build into the server of PG_CONFIG=…

@@ -1,6 +1,10 @@
 -- The two rooms of the extension. `outbox` is what people call; `_private` is where things are
 -- kept, and is named in the control file, so that it exists when this script begins.
 
+-- For all files of the script: whoever may create objects in a schema of the caller's path must
+-- not be able to put them in the way. Postgres puts the caller's path back at the end.
+set local search_path = pg_catalog, pg_temp;
+
 do $$
 begin
     if current_setting('server_encoding') <> 'UTF8' then

@@ -56,6 +56,7 @@ unsafe extern "C-unwind" fn on_access(
 }
 
 #[pg_guard]
+#[expect(clippy::too_many_arguments, reason = "the hook is declared with these")]
 unsafe extern "C-unwind" fn on_utility(
     statement: *mut pg_sys::PlannedStmt,
     query: *const std::ffi::c_char,
