@@ -3,7 +3,7 @@
  * What the extension owns, down to the last column, and who may do what with it.
  *
  *  1. It is what `objects.expected` says: a change of it is meant, and seen in review.
- *  2. PUBLIC may do nothing, nor anybody else but the owner.
+ *  2. PUBLIC may do nothing, nor anybody else but the owner; pg_monitor may see what is expected.
  *  3. Every object, table and column says what it is (COMMENT ON).
  *  4. Every function pins its search_path, or is in C and reads no name.
  *

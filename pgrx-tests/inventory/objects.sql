@@ -1,6 +1,6 @@
 -- Everything that extension pg_outbox owns in this database, one line a fact, in an order that
 -- does not depend on how it was made. What is as it should be says nothing: an object without a
--- comment or with a grant has a line for it.
+-- comment or with a grant has a line for it, and a grant to anybody but pg_monitor a mark.
 with recursive member as (
     select d.classid, d.objid
     from pg_depend d
@@ -141,7 +141,8 @@ fact (object, rank, place, line) as (
 
     union all
     select g.object, 9, row_number() over (order by g.grantee, g.privilege),
-           format('    !! %s may %s', g.grantee, g.privilege)
+           format('    %s %s may %s', case when g.grantee = 'pg_monitor' then 'grant' else '!!' end,
+                  g.grantee, g.privilege)
     from (
         select o.object, o.owner,
                case a.grantee when 0 then 'PUBLIC' else pg_get_userbyid(a.grantee) end as grantee,

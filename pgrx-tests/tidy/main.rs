@@ -27,10 +27,13 @@ const CORE: &[&str] = &[
     "src/event.rs",
     "src/json.rs",
     "src/relay/health.rs",
+    "src/relay/journal.rs",
     "src/relay/lane.rs",
     "src/relay/ledger.rs",
     "src/relay/pace.rs",
     "src/relay/plan.rs",
+    "src/relay/plan/",
+    "src/relay/returns.rs",
     "src/relay/time.rs",
     "src/retry.rs",
     "src/sink/mod.rs",
@@ -47,6 +50,7 @@ const PORTS: &[&str] = &[
     "src/sink/resolver.rs",
     "src/status.rs",
     "src/store.rs",
+    "src/store/",
 ];
 
 /// Lives inside Postgres and puts the others together. `mod.rs` of the relay lists all three.

@@ -61,7 +61,9 @@ as $$
     where d.sink = p.sink and d.event_id = p.event_id
     returning d.*;
 $$;
-comment on function _private.picked_dead_letters(text, text, text, timestamptz, timestamptz, uuid, integer) is
+comment on function _private.picked_dead_letters(
+    text, text, text, timestamptz, timestamptz, uuid, integer
+) is
     'Takes the dead letters that match out of their table, oldest first. Null matches all.';
 
 create function _private.checked_max_events(max_events integer) returns void
@@ -97,10 +99,11 @@ begin
     insert into _private.retries (
         sink, event_id, entry_id, event_type, topic, version, org_id, ids, data, origin, created_at,
         redrives, first_failed_at, last_failed_at, error_kind, error, status)
-    select d.sink, d.event_id, d.entry_id, d.event_type, d.topic, d.version, d.org_id, d.ids, d.data,
-           d.origin, d.created_at, d.redrives + 1, d.first_failed_at, d.last_failed_at, d.error_kind,
-           d.error, d.status
-    from _private.picked_dead_letters(sink, org_id, event_type, since, until, event_id, max_events) d
+    select d.sink, d.event_id, d.entry_id, d.event_type, d.topic, d.version, d.org_id, d.ids,
+           d.data, d.origin, d.created_at, d.redrives + 1, d.first_failed_at, d.last_failed_at,
+           d.error_kind, d.error, d.status
+    from _private.picked_dead_letters(
+        sink, org_id, event_type, since, until, event_id, max_events) d
     -- A replay may have put it there already; it is sent once for both.
     on conflict on constraint retries_pkey do update
     set redrives = excluded.redrives, attempts = 0, next_attempt_at = excluded.next_attempt_at;
@@ -177,7 +180,8 @@ begin
             hint = 'select event_type from outbox.event_types lists them.';
     end if;
     replay := nextval('_private.replay_ids');
-    insert into _private.replays (replay_id, sink, since, until, org_id, topic, event_type, requested_by)
+    insert into _private.replays (
+        replay_id, sink, since, until, org_id, topic, event_type, requested_by)
     select replay, s.sink, replay.since, replay.until, replay.org_id, replay.topic,
            replay.event_type, session_user
     from _private.sinks s
@@ -263,7 +267,9 @@ begin
     set after_xid = coalesce(page.xid, r.after_xid),
         after_id = coalesce(page.id, r.after_id),
         event_count = r.event_count + page.taken,
-        done_at = case when page.looked_at < least(entries_max, max_events) then clock_timestamp() end
+        done_at = case
+            when page.looked_at < least(entries_max, max_events) then clock_timestamp()
+        end
     where r.replay_id = under_way.replay_id and r.sink = under_way.sink;
     return page.looked_at;
 end

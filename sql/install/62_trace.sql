@@ -66,7 +66,8 @@ begin
     from _private.sinks s, _private.sink_options() o
     where s.sink = message_place.sink and o.option = 'message_events_max';
     if older > events_max then
-        return format('; a message lists %s events, a refresh of the entity stands for the rest', events_max);
+        return format(
+            '; a message lists %s events, a refresh of the entity stands for the rest', events_max);
     end if;
     return '';
 end
@@ -81,8 +82,9 @@ set search_path = pg_catalog, pg_temp
 as $$
     -- The milliseconds at the head of the id: no request was answered before.
     with born as (
-        select to_timestamp(('x' || left(replace(trace_sent.event_id::text, '-', ''), 12))::bit(48)::bigint / 1000.0)
-               - interval '1 second' as at
+        select to_timestamp(
+            ('x' || left(replace(trace_sent.event_id::text, '-', ''), 12))::bit(48)::bigint
+            / 1000.0) - interval '1 second' as at
     ),
     sent as (
         select d.*, m.message, m.message -> 4 as again
@@ -97,7 +99,9 @@ as $$
         left join _private.entry_of(trace_sent.event_id) o on true
         where case
             when s.again is not null
-            then exists (select from json_array_elements_text(s.again) i (id) where i.id = trace_sent.event_id::text)
+            then exists (
+                select from json_array_elements_text(s.again) i (id)
+                where i.id = trace_sent.event_id::text)
             else o.org_id = s.message ->> 0
                  and o.id between (s.message ->> 1)::bigint and (s.message ->> 2)::bigint
         end
@@ -144,7 +148,8 @@ as $$
     select clock_timestamp(), s.sink, 'waiting',
            case s.state
                when 'running' then format('%s events are before it or with it', s.lag_events)
-               when 'waiting' then format('the sink fails, next try at %s: %s', s.retry_at, s.last_error)
+               when 'waiting'
+               then format('the sink fails, next try at %s: %s', s.retry_at, s.last_error)
                when 'paused' then 'the sink is paused: outbox.resume() lets it go on'
                when 'disabled' then 'the sink is disabled: outbox.enable_sink lets it go on'
                else 'no relay runs in this database: select * from outbox.check()'

@@ -3,9 +3,9 @@
 //! an org.
 //!
 //! The route answers for the whole batch by its status: it takes all of it or none. Of bodies only
-//! that of a refused batch is read, which names the messages. It says nothing of who was reached: a message to a
-//! channel without subscribers is accepted, and so is one to a channel that the token may not
-//! write to, which is why the token must be of `service_role`.
+//! that of a refused batch is read, which names the messages. It says nothing of who was reached: a
+//! message to a channel without subscribers is accepted, and so is one to a channel that the token
+//! may not write to, which is why the token must be of `service_role`.
 
 use std::fmt;
 

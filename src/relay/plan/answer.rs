@@ -4,8 +4,10 @@
 //! | outcome | the sink | the events |
 //! | --- | --- | --- |
 //! | delivered | works | have their outcome |
-//! | refused, a message's fault | works | are sent again in smaller parts; one alone is retried, and in the end a dead letter |
+//! | refused, a message's fault | works | are sent again in smaller parts; one alone is retried |
 //! | refused otherwise, unknown | waits | are sent again as they are, no attempt counted |
+//!
+//! One that is refused once more than it has retries is a dead letter.
 
 use std::sync::Arc;
 
