@@ -148,9 +148,10 @@ pub enum Effect {
     Read { from: Position, bytes_max: usize },
     /// Send this on the lane, which has nothing on the way.
     Send { lane: usize, request: RequestId, batch: Arc<Batch> },
-    /// Take events that are due to be sent again out of the table; `with_held`: and say which
-    /// orgs have any that were refused.
-    LookForReturns { events_max: usize, with_held: bool },
+    /// Take events that are due to be sent again out of the table, until their `memory_bytes`
+    /// reach `bytes_max`, one at least if one is due; `with_held`: and say which orgs have any
+    /// that were refused.
+    LookForReturns { events_max: usize, bytes_max: usize, with_held: bool },
     /// Make this durable, as one.
     Record(Record),
     /// The state of the sink has changed.
@@ -466,7 +467,8 @@ impl State {
         if self.may_look() {
             let with_held = self.settings.order == Order::Strict && !self.returns.has_looked();
             if self.returns.look(now) {
-                effects.push(Effect::LookForReturns { events_max: RETURNS_MAX, with_held });
+                let (events_max, bytes_max) = (RETURNS_MAX, self.bytes_to_read());
+                effects.push(Effect::LookForReturns { events_max, bytes_max, with_held });
             }
         }
         let has_outcomes = self.returns.has_fates() || self.journal.is_urgent();
@@ -492,11 +494,15 @@ impl State {
         }
         self.reading = true;
         self.woken &= self.more;
+        let (from, bytes_max) = (self.position.clone(), self.bytes_to_read());
+        effects.push(Effect::Read { from, bytes_max });
+    }
+
+    /// What one reading, of the outbox or of what is sent again, may bring now.
+    fn bytes_to_read(&self) -> usize {
         let limit = self.settings.memory_limit_bytes;
         let share = (limit / 8).clamp(READ_BYTES_MIN, READ_BYTES_MAX);
-        let free = limit.saturating_sub(self.gauges.held_bytes).max(1);
-        let (from, bytes_max) = (self.position.clone(), share.min(free));
-        effects.push(Effect::Read { from, bytes_max });
+        share.min(limit.saturating_sub(self.gauges.held_bytes).max(1))
     }
 
     /// Fills every lane that is free, the one with the oldest org first.

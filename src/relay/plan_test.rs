@@ -20,6 +20,8 @@ struct Desk {
     xmax: u64,
     /// What the next looks at the table of retries bring.
     pages: VecDeque<Page>,
+    /// How many bytes each look was allowed.
+    looks: Vec<usize>,
     /// What was recorded beside positions.
     records: Vec<Record>,
 }
@@ -50,6 +52,7 @@ impl Desk {
             next_id: 1,
             xmax: 10,
             pages: VecDeque::new(),
+            looks: Vec::new(),
             records: Vec::new(),
         }
     }
@@ -57,8 +60,11 @@ impl Desk {
     fn step(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         step(&mut self.state, Time::from_ms(self.now_ms), 99, input, &mut effects);
-        let looks = effects.extract_if(.., |e| matches!(e, Effect::LookForReturns { .. })).count();
-        for _ in 0..looks {
+        let looks = effects.extract_if(.., |e| matches!(e, Effect::LookForReturns { .. }));
+        let looks: Vec<Effect> = looks.collect();
+        for look in looks {
+            let Effect::LookForReturns { bytes_max, .. } = look else { continue };
+            self.looks.push(bytes_max);
             let page = self.pages.pop_front().unwrap_or_default();
             effects.extend(self.step(Input::Returns(page)));
         }
@@ -391,13 +397,16 @@ struct Poisoned {
     ids: Vec<i64>,
     /// Whether it names the messages.
     names: bool,
+    /// It names places that the batch does not have.
+    misnames: bool,
     delivered: Vec<i64>,
     requests: usize,
 }
 
 impl Poisoned {
     fn new(ids: &[i64], names: bool) -> Self {
-        Self { ids: ids.to_vec(), names, delivered: Vec::new(), requests: 0 }
+        let (delivered, misnames) = (Vec::new(), false);
+        Self { ids: ids.to_vec(), names, misnames, delivered, requests: 0 }
     }
 
     /// Answers until nothing is on the way.
@@ -409,7 +418,9 @@ impl Poisoned {
             let is_bad = |ids: &Vec<i64>| ids.iter().any(|id| self.ids.contains(id));
             let places = messages.iter().enumerate().filter(|(_, (_, ids))| is_bad(ids));
             let named: Vec<usize> = places.map(|(place, _)| place).collect();
+            let missing = vec![messages.len(), usize::MAX];
             let (outcome, named) = match (named.is_empty(), self.names) {
+                (false, _) if self.misnames => (INVALID, missing),
                 (true, _) => {
                     self.delivered.extend(messages.iter().flat_map(|(_, ids)| ids));
                     (Outcome::Delivered, Vec::new())
@@ -458,6 +469,18 @@ fn one_poisoned_event_is_found_and_the_others_are_delivered() {
             assert_eq!(desk.state.gauges().held_bytes, 0);
         }
     }
+}
+
+#[test]
+fn a_place_that_the_batch_does_not_have_names_nothing() {
+    let mut desk = Desk::new(|settings| settings.lanes = 1);
+    desk.step(Input::Tick);
+    let mut sink = Poisoned { misnames: true, ..Poisoned::new(&[3], true) };
+    let effects = desk.read(&["a", "b", "c", "d"]);
+    sink.serve(&mut desk, &effects);
+    sink.delivered.sort_unstable();
+    assert_eq!(sink.delivered, [1, 2, 4]);
+    assert_eq!(fates(&desk), [('r', 3)]);
 }
 
 #[test]
@@ -589,4 +612,13 @@ fn what_is_expected_again_is_looked_for_once_and_shares_messages() {
     sink.serve(&mut desk, &effects);
     assert_eq!(fates(&desk), [('a', 0), ('a', 0), ('a', 0)]);
     assert_eq!(desk.state.gauges().held_events, 0);
+}
+
+#[test]
+fn a_look_takes_no_more_than_memory_has() {
+    let mut desk = Desk::new(|settings| settings.memory_limit_bytes = 2_000);
+    desk.step(Input::Tick);
+    desk.read(&["a", "b", "c"]);
+    desk.step(Input::ReturnsExpected);
+    assert_eq!(desk.looks, [2_000, 2_000 - 3 * 259]);
 }

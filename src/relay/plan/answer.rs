@@ -111,6 +111,10 @@ impl State {
             return;
         }
         let is_new = |parcel: &Parcel| matches!(parcel.backing, Backing::Outbox(_));
+        // Places that the batch does not have name nothing: believed, they would be asked for in
+        // the same batch for ever.
+        let named: Vec<usize> =
+            named.iter().copied().filter(|&place| place < parcels.len()).collect();
         if named.is_empty() && parcels.iter().all(is_new) {
             self.lanes.narrow(lane, parcels.len());
         }
