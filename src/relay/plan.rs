@@ -410,6 +410,12 @@ impl State {
         self.returns.look_failed(retry::retry_at(now, self.read_failures, chance));
     }
 
+    /// With strict order nothing may be read until it is known which orgs wait for a retry: what
+    /// is lined up already would not wait.
+    fn knows_no_holds(&self) -> bool {
+        self.settings.order == Order::Strict && !self.returns.has_looked()
+    }
+
     /// Whether this is a time to take events that are to be sent again.
     fn may_look(&self) -> bool {
         self.mode == Mode::Running && self.health.is_closed() && !self.sated
@@ -465,7 +471,7 @@ impl State {
             self.read_on(now, effects);
         }
         if self.may_look() {
-            let with_held = self.settings.order == Order::Strict && !self.returns.has_looked();
+            let with_held = self.knows_no_holds();
             if self.returns.look(now) {
                 let (events_max, bytes_max) = (RETURNS_MAX, self.bytes_to_read());
                 effects.push(Effect::LookForReturns { events_max, bytes_max, with_held });
@@ -489,7 +495,7 @@ impl State {
         // While the sink fails there is enough to try it with.
         let useful = self.health.is_closed() || self.gauges.held_events == 0;
         let hungry = self.more || self.woken;
-        if self.reading || !hungry || self.sated || waits || !useful {
+        if self.reading || !hungry || self.sated || waits || !useful || self.knows_no_holds() {
             return;
         }
         self.reading = true;
@@ -507,10 +513,6 @@ impl State {
 
     /// Fills every lane that is free, the one with the oldest org first.
     fn send_all(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        // Until it is known whose events wait for a retry.
-        if self.settings.order == Order::Strict && !self.returns.has_looked() {
-            return;
-        }
         loop {
             let permit = self.health.permit();
             let ready = (0..self.lanes.count()).filter(|&lane| self.is_ready(lane));

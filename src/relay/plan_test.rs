@@ -550,10 +550,16 @@ fn in_strict_order_an_org_waits_for_its_retry_and_the_others_do_not() {
 #[test]
 fn in_strict_order_a_relay_begins_by_asking_whom_to_hold() {
     let mut desk = Desk::new(|settings| settings.order = Order::Strict);
+    let now = Time::from_ms(desk.now_ms);
+    let mut effects = Vec::new();
+    step(&mut desk.state, now, 99, Input::Tick, &mut effects);
+    let [Effect::LookForReturns { with_held: true, .. }, Effect::Report(_)] = &effects[..] else {
+        panic!("{effects:?}");
+    };
     let held = vec![("a".into(), 1)];
     let next_in = Some(Duration::from_ms(500));
-    desk.pages.push_back(Page { returns: Vec::new(), next_in, held });
-    desk.step(Input::Tick);
+    let effects = desk.step(Input::Returns(Page { returns: Vec::new(), next_in, held }));
+    assert!(matches!(&effects[..], [Effect::Read { .. }]), "{effects:?}");
     let effects = desk.read(&["a", "b"]);
     assert_eq!(sends(&effects), [(RequestId(1), vec![("b".into(), vec![2])])]);
 }
