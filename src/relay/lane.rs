@@ -83,6 +83,15 @@ impl Parcel {
         counts.fold(0, u32::saturating_add)
     }
 
+    /// Half of its events, rounded down; of what is sent again half of the entries, as one that is
+    /// damaged has several events and only goes as a whole.
+    pub fn half(&self) -> u32 {
+        match self.backing {
+            Backing::Outbox(_) => self.event_count() / 2,
+            Backing::Retries { .. } => (self.entries.len() / 2) as u32,
+        }
+    }
+
     /// Whether it can be sent as two: a single event cannot, nor can an entry that is damaged.
     pub fn is_divisible(&self) -> bool {
         match self.entries.as_slice() {
@@ -108,7 +117,8 @@ pub enum Again {
     First,
     /// After what is due in its lane.
     Last,
-    /// So, in a request of its own, and with no more events than this.
+    /// So, in a request of its own, and with no more events than this; of what is sent again, with
+    /// no more entries.
     Alone { events_max: u32 },
 }
 
@@ -394,7 +404,6 @@ impl Lanes {
             (&mut parcel.backing, again)
         {
             *alone = true;
-            // Each entry of such a parcel is one event.
             let size = events_max.max(1) as usize;
             if parcel.entries.len() > size {
                 let entries = parcel.entries.split_off(size);

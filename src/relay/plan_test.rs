@@ -628,3 +628,18 @@ fn a_look_takes_no_more_than_memory_has() {
     desk.step(Input::ReturnsExpected);
     assert_eq!(desk.looks, [2_000, 2_000 - 3 * 259]);
 }
+
+#[test]
+fn a_damaged_entry_is_found_among_what_is_sent_again() {
+    let mut desk = Desk::new(|_| {});
+    desk.step(Input::Tick);
+    let mut events = desk.chunk(&["a", "a"]).entries;
+    // It counts more events than its text has, and is never divided.
+    events[0].event_count = 50;
+    let returns = events.into_iter().map(|event| Return { event, attempts: 0 }).collect();
+    desk.pages.push_back(Page { returns, ..Page::default() });
+    let effects = desk.step(Input::ReturnsExpected);
+    let mut sink = Poisoned::new(&[1], false);
+    sink.serve(&mut desk, &effects);
+    assert_eq!(fates(&desk), [('r', 1), ('a', 0)]);
+}

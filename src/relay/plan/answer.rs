@@ -130,7 +130,7 @@ impl State {
     /// The sink does not take this message, which was alone in its request.
     fn refused_message(&mut self, now: Time, chance: u64, parcel: Parcel, failure: Failure) {
         if parcel.is_divisible() {
-            let events_max = parcel.event_count() / 2;
+            let events_max = parcel.half();
             return self.lanes.put_back(parcel, Again::Alone { events_max });
         }
         let Some(event) = parcel.entries.first() else { return };
