@@ -43,9 +43,11 @@ impl Bucket {
         Time::from_ms(self.full_at.as_ms().saturating_sub(spare.as_ms()))
     }
 
-    /// Takes a token. One that is not there yet is borrowed.
+    /// Takes a token. One that is not there yet is borrowed; an org that had to send a message in
+    /// many parts, or again and again, owes no more than one, and so waits for one window at most.
     pub fn spend(&mut self, now: Time, rate: Rate) {
-        self.full_at = self.full_at.max(now).plus(rate.window);
+        let most = now.plus(rate.window.times(u64::from(rate.burst.max(1))));
+        self.full_at = self.full_at.max(now).plus(rate.window).min(most);
     }
 
     /// When the bucket is as good as one that was never used.

@@ -34,6 +34,15 @@ fn a_bucket_fills_up_and_not_over() {
 }
 
 #[test]
+fn a_message_in_a_hundred_parts_owes_one_token() {
+    let mut bucket = Bucket::default();
+    (0..100).for_each(|_| bucket.spend(at(10_000), RATE));
+    assert_eq!(bucket.token_at(RATE), at(10_250));
+    (0..100).for_each(|_| bucket.spend(at(10_249), RATE));
+    assert_eq!(bucket.token_at(RATE), at(10_499));
+}
+
+#[test]
 fn a_window_of_nothing_limits_nothing() {
     let rate = Rate { burst: 1, window: Duration::from_ms(0) };
     let mut bucket = Bucket::default();
