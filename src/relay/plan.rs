@@ -416,9 +416,11 @@ impl State {
         self.settings.order == Order::Strict && !self.returns.has_looked()
     }
 
-    /// Whether this is a time to take events that are to be sent again.
+    /// Whether this is a time to take events that are to be sent again. With strict order even when
+    /// memory is full: of orgs that are held, and only what is taken here lets them go.
     fn may_look(&self) -> bool {
-        self.mode == Mode::Running && self.health.is_closed() && !self.sated
+        let has_room = !self.sated || self.settings.order == Order::Strict;
+        self.mode == Mode::Running && self.health.is_closed() && has_room
     }
 
     fn recorded_all(&mut self) {

@@ -548,6 +548,27 @@ fn in_strict_order_an_org_waits_for_its_retry_and_the_others_do_not() {
 }
 
 #[test]
+fn memory_that_is_full_of_held_orgs_is_freed_by_their_retry() {
+    let mut desk = Desk::new(|settings| {
+        settings.order = Order::Strict;
+        settings.memory_limit_bytes = 1_000;
+    });
+    desk.step(Input::Tick);
+    let mut sink = Poisoned::new(&[1], true);
+    let effects = desk.read(&["a"; 6]);
+    sink.serve(&mut desk, &effects);
+    assert!(desk.state.gauges().held_bytes > 1_000);
+    let page = page(&mut desk, "a", 1, 1);
+    desk.pages.push_back(page);
+    sink.ids.clear();
+    let due = desk.deadline_ms().unwrap();
+    let effects = desk.at(due);
+    assert_eq!(desk.looks.last(), Some(&1), "one event, whatever it takes");
+    sink.serve(&mut desk, &effects);
+    assert_eq!(sink.delivered, [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
 fn in_strict_order_a_relay_begins_by_asking_whom_to_hold() {
     let mut desk = Desk::new(|settings| settings.order = Order::Strict);
     let now = Time::from_ms(desk.now_ms);
