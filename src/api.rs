@@ -8,6 +8,7 @@ use crate::cursor::{Position, Snapshot};
 use crate::doorbell::{self, News};
 use crate::error::{Error, ErrorKind};
 use crate::event::EventId;
+use crate::home::Home;
 use crate::pg::call::Argument;
 use crate::pg::report::raise;
 use crate::pg::{shmem, user, worker};
@@ -135,6 +136,41 @@ fn wake() {
 #[pg_extern(sql = false)]
 fn current_segment() -> i32 {
     capture::current_segment_now()
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity, reason = "the columns of the SQL function")]
+fn current_home() -> TableIterator<
+    'static,
+    (name!(system_identifier, i64), name!(database, pg_sys::Oid), name!(outbox, pg_sys::Oid)),
+> {
+    TableIterator::new(capture::home().into_iter().map(|home| {
+        // An identifier is 64 bits without a sign, which SQL has no type for.
+        (home.system_identifier as i64, home.database.into(), home.outbox.into())
+    }))
+}
+
+#[pg_extern(sql = false)]
+fn home_mark() -> Option<i16> {
+    capture::home().map(Home::mark)
+}
+
+#[pg_extern(sql = false)]
+fn home_mark_of(system_identifier: i64, database: pg_sys::Oid, outbox: pg_sys::Oid) -> i16 {
+    home_of(system_identifier, database, outbox).mark()
+}
+
+#[pg_extern(sql = false)]
+fn is_home(system_identifier: i64, database: pg_sys::Oid, outbox: pg_sys::Oid) -> bool {
+    capture::home() == Some(home_of(system_identifier, database, outbox))
+}
+
+fn home_of(system_identifier: i64, database: pg_sys::Oid, outbox: pg_sys::Oid) -> Home {
+    Home {
+        system_identifier: system_identifier as u64,
+        database: database.to_u32(),
+        outbox: outbox.to_u32(),
+    }
 }
 
 #[pg_extern(sql = false)]

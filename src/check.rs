@@ -81,7 +81,7 @@ fn look_at(kind: &str, options: &str, secret: Option<&str>) -> Vec<Finding> {
         options: options.to_owned(),
         is_paused: false,
         position: Position::at(Snapshot::empty()),
-        is_of_this_cluster: true,
+        is_at_home: true,
     };
     if let Err(error) = SinkKind::parse(kind) {
         return vec![Finding::error("options", error)];

@@ -21,6 +21,7 @@ pub mod error;
 pub mod event;
 #[cfg(feature = "extension")]
 mod gucs;
+pub mod home;
 pub mod json;
 #[cfg(feature = "extension")]
 mod pg;
@@ -51,7 +52,10 @@ pub extern "C-unwind" fn _PG_init() {
     gucs::define();
     if pg::worker::is_preloading() {
         pg::shmem::request();
-        pg::worker::register_launcher();
+        // pg_upgrade starts both servers to move data, not to have any of it sent.
+        if !pg::worker::is_binary_upgrade() {
+            pg::worker::register_launcher();
+        }
         pg::hooks::watch(pg::hooks::Watchers {
             extension_dropped: || doorbell::ring_at_commit(doorbell::News::Dropped),
             database_wanted: relay::launcher::make_way,

@@ -42,6 +42,11 @@ pub struct Counters {
 }
 
 impl SinkStatus {
+    /// Whether the log knows already what this one would have it told.
+    pub fn says_the_same(&self, other: &SinkStatus) -> bool {
+        self.sink == other.sink && self.last_error == other.last_error
+    }
+
     pub fn to_report(&self) -> Report {
         let counters = self.counters;
         let mut numbers = [0; NUMBERS];

@@ -35,7 +35,8 @@ static CURRENT_SNAPSHOT: Statement =
     Statement::new(c"select pg_catalog.pg_current_snapshot()::pg_catalog.text", 0);
 
 /// Entries that one snapshot does not see and the current one does. $1: its xmax, $2: what was
-/// running in it. Both arms walk the index on (xid, id) of each segment.
+/// running in it. Both arms walk the index on (xid, id) of each segment. Entries that came with a
+/// copy of another database speak of its transactions, and are none of this window's.
 static ENTRIES: Statement = Statement::new(
     c"select o.id, o.event_id, o.source_id, o.type_id, o.event_count, o.org_id, o.ids, o.data,
              o.origin, o.topic, o.version, o.created_at
@@ -44,6 +45,7 @@ static ENTRIES: Statement = Statement::new(
           union all
           select * from _private.outbox where xid = any ($2::pg_catalog.xid8[])
       ) o
+      where o.home = (select _private.home_mark())
       order by o.id",
     2,
 );
@@ -57,7 +59,8 @@ static ENTRIES_OF_WINDOW: Statement = Statement::new(
           union all
           select * from _private.outbox where xid = any ($2::pg_catalog.xid8[])
       ) o
-      where pg_catalog.pg_visible_in_snapshot(o.xid, $3::pg_catalog.pg_snapshot)
+      where o.home = (select _private.home_mark())
+        and pg_catalog.pg_visible_in_snapshot(o.xid, $3::pg_catalog.pg_snapshot)
         and o.id > $4::pg_catalog.int8
       order by o.id",
     4,
@@ -84,7 +87,7 @@ static MOVE_CURSOR: Statement = Statement::new(
 static SINKS: Statement = Statement::new(
     c"select s.sink, s.kind, s.options::pg_catalog.text, s.paused, c.position::pg_catalog.text,
              c.window_end::pg_catalog.text, c.last_processed_id,
-             c.system_identifier = _private.system_identifier()
+             _private.is_at_home(c)
       from _private.sinks s
       join _private.cursors c on c.sink = s.sink and c.shard = 0
       where s.enabled
@@ -104,8 +107,8 @@ pub struct SinkRow {
     pub options: String,
     pub is_paused: bool,
     pub position: Position,
-    /// False when the position speaks of another cluster's transactions.
-    pub is_of_this_cluster: bool,
+    /// False when the position speaks of another database's transactions.
+    pub is_at_home: bool,
 }
 
 /// Whether the extension is in this database.
@@ -141,7 +144,7 @@ fn sink_row(row: &Row) -> Option<SinkRow> {
         options: row.text(3)?,
         is_paused: row.bool(4)?,
         position,
-        is_of_this_cluster: row.bool(8)?,
+        is_at_home: row.bool(8)?,
     })
 }
 

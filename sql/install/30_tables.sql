@@ -90,6 +90,7 @@ create table _private.outbox (
     source_id integer,
     event_count integer not null,
     type_id smallint not null,
+    home smallint not null,
     version smallint,
     org_id text not null,
     ids json not null,
@@ -106,6 +107,7 @@ comment on column _private.outbox.event_id is 'UUIDv7 of the first event; the n-
 comment on column _private.outbox.source_id is 'Source of the events; null when they were emitted by hand.';
 comment on column _private.outbox.event_count is 'Number of events in the run.';
 comment on column _private.outbox.type_id is 'Event type.';
+comment on column _private.outbox.home is 'Mark of the database whose transactions xid counts: _private.home_mark().';
 comment on column _private.outbox.version is 'Version of an emitted event; null means 1.';
 comment on column _private.outbox.org_id is 'Organisation, as text.';
 comment on column _private.outbox.ids is 'One element for each event: its key, an array of a composite key, or an object when emitted.';
@@ -163,6 +165,9 @@ create table _private.cursors (
     window_end pg_snapshot,
     last_processed_id bigint,
     system_identifier bigint not null,
+    database oid not null,
+    outbox oid not null,
+    since_id bigint not null default pg_catalog.nextval('_private.entry_ids'),
     updated_at timestamptz not null default now(),
     primary key (sink, shard),
     check ((window_end is null) = (last_processed_id is null))
@@ -173,7 +178,10 @@ comment on column _private.cursors.shard is 'Share of the organisations; 0 while
 comment on column _private.cursors.position is 'Every entry that this snapshot sees has an outcome.';
 comment on column _private.cursors.window_end is 'End of the window that is being worked on; null between windows.';
 comment on column _private.cursors.last_processed_id is 'Entries of the window up to this id have an outcome, too.';
-comment on column _private.cursors.system_identifier is 'Cluster whose transactions the position speaks of.';
+comment on column _private.cursors.system_identifier is 'Home of the cursor, whose transactions the position speaks of: its cluster.';
+comment on column _private.cursors.database is 'Its database.';
+comment on column _private.cursors.outbox is 'Its _private.outbox, which is another one after the extension was created anew.';
+comment on column _private.cursors.since_id is 'Last id before the cursor was at home there. Entries of a third home were passed up to here; later ones were captured in a copy on the way.';
 comment on column _private.cursors.updated_at is 'When it last moved.';
 
 -- An event here is whole: it needs neither its entry, which may be pruned, nor its source. The

@@ -20,13 +20,43 @@ $$;
 comment on function _private.current_position() is
     'The caller''s snapshot, with the caller''s own transaction among those still running.';
 
-create function _private.system_identifier() returns bigint
+create function _private.current_home() returns table (
+    system_identifier bigint, database oid, outbox oid
+)
+language c stable rows 1 as 'MODULE_PATHNAME', 'current_home_wrapper';
+comment on function _private.current_home() is
+    'Home of this database''s entries: whose transactions they count. A copy of the database has another.';
+
+create function _private.home_mark() returns smallint
+language c stable as 'MODULE_PATHNAME', 'home_mark_wrapper';
+comment on function _private.home_mark() is 'The two bytes of the current home that entries bear.';
+
+create function _private.home_mark(system_identifier bigint, database oid, outbox oid) returns smallint
+language c immutable strict parallel safe as 'MODULE_PATHNAME', 'home_mark_of_wrapper';
+comment on function _private.home_mark(bigint, oid, oid) is
+    'The two bytes of a home that its entries bear.';
+
+create function _private.is_home(system_identifier bigint, database oid, outbox oid) returns boolean
+language c stable strict as 'MODULE_PATHNAME', 'is_home_wrapper';
+comment on function _private.is_home(bigint, oid, oid) is 'Whether this database is that home.';
+
+create function _private.is_at_home(cursor_row _private.cursors) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select system_identifier from pg_control_system();
+    select _private.is_home((cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox);
 $$;
-comment on function _private.system_identifier() is 'Identifier of this cluster.';
+comment on function _private.is_at_home(_private.cursors) is
+    'Whether a cursor is of this database. If not, the database is a copy: nothing is sent by it, and nothing pruned.';
+
+create function _private.is_at_home() returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(bool_and(_private.is_at_home(c)), true) from _private.cursors c;
+$$;
+comment on function _private.is_at_home() is
+    'Whether every cursor is of this database; true when there is no sink.';
 
 create function outbox.wake() returns void
 language c as 'MODULE_PATHNAME', 'wake_wrapper';
@@ -40,6 +70,9 @@ comment on function _private.reconfigured() is
 create trigger reconfigured after insert or update or delete or truncate on _private.sinks
     for each statement execute function _private.reconfigured();
 create trigger reconfigured after insert or update or delete or truncate on _private.secrets
+    for each statement execute function _private.reconfigured();
+-- Not for updates, which are the relay's own; a restored dump inserts.
+create trigger reconfigured after insert or delete or truncate on _private.cursors
     for each statement execute function _private.reconfigured();
 
 create function _private.check_sink_options(kind text, options text) returns void
@@ -93,13 +126,14 @@ begin
     values (set_sink.name, set_sink.kind, set_sink.options)
     on conflict (sink) do update
     set kind = excluded.kind, options = excluded.options, updated_at = now();
-    insert into _private.cursors (sink, position, system_identifier)
-    values (set_sink.name,
-            case options ->> 'start'
-                when 'beginning' then '1:1:'::pg_snapshot
-                else _private.current_position()
-            end,
-            _private.system_identifier())
+    insert into _private.cursors (sink, position, system_identifier, database, outbox)
+    select set_sink.name,
+           case options ->> 'start'
+               when 'beginning' then '1:1:'::pg_snapshot
+               else _private.current_position()
+           end,
+           h.system_identifier, h.database, h.outbox
+    from _private.current_home() h
     on conflict do nothing;
 end
 $$;
@@ -169,14 +203,135 @@ $$;
 comment on function outbox.pause(text) is
     'Lets a sink, or all of them, wait with its cursor where it is. Capture goes on. Outlives a restart.';
 
+-- What a cursor that is not at home had not passed when the database was copied. Its numbers say
+-- it of the entries of its own home. Entries of a third home are older than the cursor's arrival
+-- there, or were captured in a copy on the way here: their ids tell.
+create function _private.left_behind(cursor_row _private.cursors) returns setof _private.outbox
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select o.*
+    from _private.outbox o
+    cross join (
+        select _private.home_mark(),
+               _private.home_mark((cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox)
+    ) as mark (here, there)
+    where case
+        when o.home <> mark.there then o.home <> mark.here and o.id > (cursor_row).since_id
+        -- Two marks that are equal by chance leave it to the clock: what the cursor had passed was
+        -- older than its last move.
+        when o.home = mark.here and o.created_at > (cursor_row).updated_at then false
+        else not (
+            pg_visible_in_snapshot(o.xid, (cursor_row).position)
+            or ((cursor_row).window_end is not null and o.id <= (cursor_row).last_processed_id
+                and pg_visible_in_snapshot(o.xid, (cursor_row).window_end)))
+    end;
+$$;
+comment on function _private.left_behind(_private.cursors) is
+    'Entries that came with a copy of the database and have no outcome at this cursor, which came with them. Looks at every entry.';
+
+-- The position that a cursor gets is told by numbers that no transaction of a user ever had: those
+-- below 512 were spent by initdb. Entries that the same sinks have yet to be sent share one, and
+-- each cursor has its own among the transactions still running. So an entry goes to those sinks
+-- that lack it and to no other, and all that was captured here, whatever its number, lies after
+-- the position. More groups than 64 share the last number: their sinks may be sent some again.
+create function _private.move_in() returns text[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    arrived text[];
+    copied_at timestamptz;
+    first bigint;
+begin
+    select array_agg(c.sink)
+    into arrived
+    from (select * from _private.cursors c where not _private.is_at_home(c) for update) c;
+    if arrived is null then
+        return '{}';
+    end if;
+    select least(coalesce(max(xid)::text::bigint, 2) + 1, 448)
+    into first
+    from _private.outbox
+    where xid < '512' and home = _private.home_mark();
+    -- Where two marks are equal by chance, what every cursor has passed must not look like ours.
+    select max(c.updated_at)
+    into copied_at
+    from _private.cursors c
+    where not _private.is_at_home(c)
+      and _private.home_mark(c.system_identifier, c.database, c.outbox) = _private.home_mark();
+    if copied_at is not null then
+        update _private.outbox o
+        set xid = '2'
+        where o.home = _private.home_mark()
+          and o.created_at <= copied_at
+          and o.id not in (
+              select e.id
+              from _private.cursors c
+              cross join lateral _private.left_behind(c) e
+              where not _private.is_at_home(c));
+    end if;
+    with lacking as materialized (
+        select e.id, array_agg(distinct c.sink order by c.sink) as sinks
+        from _private.cursors c
+        cross join lateral _private.left_behind(c) e
+        where not _private.is_at_home(c)
+        group by e.id
+    ),
+    numbered as materialized (
+        select id, sinks, first - 1 + least(dense_rank() over (order by sinks), 64) as number
+        from lacking
+    ),
+    adopted as (
+        update _private.outbox o
+        set xid = n.number::text::xid8, home = _private.home_mark()
+        from numbered n
+        where n.id = o.id
+    ),
+    running as (
+        select n.sink, string_agg(n.number::text, ',' order by n.number) as numbers
+        from (select distinct unnest(sinks) as sink, number from numbered) n
+        group by n.sink
+    )
+    update _private.cursors c
+    set position = format('3:%s:%s', first + 64, r.numbers)::pg_snapshot,
+        window_end = null,
+        last_processed_id = null,
+        system_identifier = h.system_identifier,
+        database = h.database,
+        outbox = h.outbox,
+        since_id = nextval('_private.entry_ids'),
+        updated_at = clock_timestamp()
+    from _private.current_home() h
+    cross join unnest(arrived) as a (sink)
+    left join running r on r.sink = a.sink
+    where c.sink = a.sink and not _private.is_at_home(c);
+    return arrived;
+end
+$$;
+comment on function _private.move_in() is
+    'Makes this database the home of cursors that came with a copy, without anything lost, and returns their sinks. Locks the rows of those cursors.';
+
 create function outbox.resume(sink text default null) returns void
-language sql
+language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select _private.steer(sink, null, false);
+declare
+    arrived text[];
+begin
+    perform _private.require_sink(sink);
+    arrived := _private.move_in();
+    -- All cursors move at once, because they judge the same entries; a sink that was not asked for
+    -- must not send for that.
+    update _private.sinks s
+    set paused = true, updated_at = now()
+    where s.sink = any (arrived) and s.sink <> resume.sink;
+    perform _private.steer(sink, null, false);
+end
 $$;
-comment on function outbox.resume(text) is 'Ends a pause of one sink, or of all.';
+comment on function outbox.resume(text) is
+    'Ends a pause of one sink, or of all. In a database that is a copy of another, where no sink sends, it makes the copy send from now on: what was unsent when it was copied and all since.';
 
 create function outbox.enable_sink(name text) returns void
 language sql
@@ -236,7 +391,8 @@ comment on function outbox.cursor() is
 -- Entries that a cursor has not passed, by the index on (xid, id): what began after its position,
 -- and what was running then. The cost goes with the answer and not with the table: a function's
 -- plan does not know its arguments, so it is told to walk the index, and JIT would take longer to
--- compile that plan than it takes to run.
+-- compile that plan than it takes to run. Only in a copy of a database, whose cursors are not at
+-- home, is every entry looked at.
 create function _private.entries_after(cursor_row _private.cursors) returns setof _private.outbox
 language sql stable
 security definer
@@ -253,9 +409,20 @@ as $$
         select * from _private.outbox
         where xid = any (array(select pg_snapshot_xip((cursor_row).position)))
     ) o
-    where (cursor_row).window_end is null
-       or o.id > (cursor_row).last_processed_id
-       or not pg_visible_in_snapshot(o.xid, (cursor_row).window_end);
+    where (select _private.is_at_home(cursor_row))
+      and o.home = (select _private.home_mark())
+      and ((cursor_row).window_end is null
+           or o.id > (cursor_row).last_processed_id
+           or not pg_visible_in_snapshot(o.xid, (cursor_row).window_end))
+    union all
+    select * from _private.left_behind(cursor_row) where not (select _private.is_at_home(cursor_row))
+    union all
+    select o.*
+    from _private.outbox o
+    where not (select _private.is_at_home(cursor_row))
+      and o.home = (select _private.home_mark())
+      and (o.created_at > (cursor_row).updated_at
+           or o.home <> _private.home_mark((cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox));
 $$;
 comment on function _private.entries_after(_private.cursors) is
     'Entries visible to the caller that have no outcome at this cursor yet.';
@@ -291,7 +458,7 @@ begin
             from _private.cursors c
             join _private.sinks s on s.sink = c.sink and s.enabled
             cross join lateral _private.entries_after(c) e
-            where pg_visible_in_snapshot(e.xid, seen))
+            where pg_visible_in_snapshot(e.xid, seen) or not _private.is_at_home(c))
            and not exists (
             select
             from _private.retries r
@@ -314,26 +481,37 @@ create function _private.current_segment() returns integer
 language c stable as 'MODULE_PATHNAME', 'current_segment_wrapper';
 comment on function _private.current_segment() is 'Number of the segment that writers fill now.';
 
-create function _private.has_passed(cursor_row _private.cursors, entry_id bigint, entry_xid xid8)
+create function _private.has_passed(
+    cursor_row _private.cursors, entry_id bigint, entry_xid xid8, entry_home smallint
+)
 returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select pg_visible_in_snapshot(entry_xid, (cursor_row).position)
-        or ((cursor_row).window_end is not null and entry_id <= (cursor_row).last_processed_id
-            and pg_visible_in_snapshot(entry_xid, (cursor_row).window_end));
+    select case
+        when entry_home = _private.home_mark(
+            (cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox)
+        then pg_visible_in_snapshot(entry_xid, (cursor_row).position)
+            or ((cursor_row).window_end is not null and entry_id <= (cursor_row).last_processed_id
+                and pg_visible_in_snapshot(entry_xid, (cursor_row).window_end))
+        -- What came with a copy of the database and was not taken over when the cursor moved in.
+        when _private.is_home(
+            (cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox)
+        then true
+        else entry_home <> _private.home_mark() and entry_id <= (cursor_row).since_id
+    end;
 $$;
-comment on function _private.has_passed(_private.cursors, bigint, xid8) is
+comment on function _private.has_passed(_private.cursors, bigint, xid8, smallint) is
     'Whether an entry has an outcome at this cursor.';
 
-create function _private.is_done(entry_id bigint, entry_xid xid8) returns boolean
+create function _private.is_done(entry_id bigint, entry_xid xid8, entry_home smallint) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(bool_and(_private.has_passed(c, entry_id, entry_xid)), true)
+    select coalesce(bool_and(_private.has_passed(c, entry_id, entry_xid, entry_home)), true)
     from _private.cursors c;
 $$;
-comment on function _private.is_done(bigint, xid8) is
+comment on function _private.is_done(bigint, xid8, smallint) is
     'Whether every cursor has passed an entry; true when there is no sink.';
 
 -- Empties a segment when all of it may go. SHARE ROW EXCLUSIVE keeps writers out (they take
@@ -358,7 +536,8 @@ begin
         return 0;
     end if;
     execute format('lock table only %s in share row exclusive mode', segment);
-    execute format('select max(created_at), max(xid), sum(event_count) from only %s', segment)
+    -- Entries that are not at home were done before the cursors were.
+    execute format('select max(created_at), max(xid) filter (where home = _private.home_mark()), sum(event_count) from only %s', segment)
     into newest, newest_xid, events;
     if newest >= cutoff then
         return 0;
@@ -369,7 +548,7 @@ begin
     loop
         execute format(
             -- Between windows $2 and $3 are null, and an aggregate would skip what is unknown.
-            'select bool_and(pg_visible_in_snapshot(xid, $1) or coalesce(id <= $3 and pg_visible_in_snapshot(xid, $2), false)) from only %s',
+            'select bool_and(home <> _private.home_mark() or pg_visible_in_snapshot(xid, $1) or coalesce(id <= $3 and pg_visible_in_snapshot(xid, $2), false)) from only %s',
             segment)
         into done using behind.position, behind.window_end, behind.last_processed_id;
         if done is not true then
@@ -407,6 +586,10 @@ begin
             message = 'older_than must not be negative',
             hint = 'As in outbox.prune(''24 hours''), or leave it out to take pg_outbox.retention.';
     end if;
+    -- In a copy nothing is sent, and so nothing is done.
+    if not _private.is_at_home() then
+        return 0;
+    end if;
     -- The first call of a session loads the library, and with it the setting.
     current := _private.current_segment();
     cutoff := clock_timestamp() - coalesce(older_than, current_setting('pg_outbox.retention')::interval);
@@ -417,7 +600,7 @@ begin
         end if;
         if exact then
             execute format(
-                'with gone as (delete from only %s where created_at < $1 and _private.is_done(id, xid) returning event_count) select coalesce(sum(event_count), 0) from gone',
+                'with gone as (delete from only %s where created_at < $1 and _private.is_done(id, xid, home) returning event_count) select coalesce(sum(event_count), 0) from gone',
                 segment_table)
             into events using cutoff;
             pruned := pruned + events;

@@ -241,7 +241,7 @@ begin
           and coalesce(e.topic, s.topic) = coalesce(under_way.topic, e.topic, s.topic)
           and exists (
               select from _private.cursors c
-              where c.sink = under_way.sink and _private.has_passed(c, e.id, e.xid))
+              where c.sink = under_way.sink and _private.has_passed(c, e.id, e.xid, e.home))
     ),
     inserted as (
         insert into _private.retries (

@@ -27,7 +27,7 @@ as $$
     select
         c.sink,
         case
-            when not _private.has_passed(c, (entry).id, (entry).xid) then 'pending'
+            when not _private.has_passed(c, (entry).id, (entry).xid, (entry).home) then 'pending'
             when exists (
                 select from _private.outbox_dlq q
                 where q.sink = c.sink

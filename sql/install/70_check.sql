@@ -34,7 +34,14 @@ as $$
     union all
     select 'enabled', e.ok, case when e.ok then 'on' else 'pg_outbox.enabled is off' end,
            case when not e.ok then 'alter system set pg_outbox.enabled = on; select pg_reload_conf().' end
-    from (select current_setting('pg_outbox.enabled')::boolean) e (ok);
+    from (select current_setting('pg_outbox.enabled')::boolean) e (ok)
+    union all
+    select 'home', h.ok,
+           case when h.ok then 'the cursors are of this database'
+                else 'this database is a copy of another one, and sends nothing' end,
+           case when not h.ok
+                then 'select outbox.resume() to send from here what was unsent when it was copied and all since; outbox.drop_sink and set_sink to send only what comes.' end
+    from (select _private.is_at_home()) h (ok);
 $$;
 comment on function _private.check_server() is 'What outbox.check() says of the server and the relay.';
 
@@ -62,6 +69,7 @@ as $$
            case when s.state = 'paused' then format('select outbox.resume(%L).', s.sink)
                 when s.state = 'disabled'
                 then format('It holds pruning back: outbox.enable_sink(%L), or outbox.drop_sink(%1$L).', s.sink)
+                when not _private.is_at_home() then 'See home.'
                 when s.state = 'waiting' then format('The next try is at %s.', s.retry_at)
                 when s.state = 'not running' then 'See relay.'
                 when s.lag_ms >= 60000 then 'It holds pruning back; see its rate in outbox.status and the sink''s own log.' end

@@ -4,6 +4,7 @@ use super::{CAPTURE, Capture, moved, with_state};
 use crate::doorbell::{self, News};
 use crate::error::{Error, ErrorKind};
 use crate::gucs;
+use crate::home::Home;
 use crate::pg::heap::{self, Entry, Outbox, SEGMENTS};
 use crate::pg::report::raise;
 use crate::pg::{invalidation, xact};
@@ -82,6 +83,7 @@ fn write() {
     heap::in_transaction_context(|| {
         let created_at = heap::now();
         let segment = outbox.open_segment(current_segment(created_at));
+        let home = outbox.home().mark();
         let wrote = CAPTURE.with_borrow_mut(|state| {
             state.buffer.flush(
                 xact::level(),
@@ -94,6 +96,7 @@ fn write() {
                         source_id: kind.source_id,
                         event_count: run.event_count,
                         type_id: kind.type_id,
+                        home,
                         version: kind.version,
                         org_id: &run.org_id,
                         ids: &run.ids,
@@ -119,6 +122,11 @@ fn find_outbox() -> Option<Outbox> {
         OUTBOX.with_borrow_mut(|outbox| outbox.clone_from(&found));
         found
     })
+}
+
+/// Where the entries of this database are at home; `None` without the extension.
+pub fn home() -> Option<Home> {
+    find_outbox().map(|outbox| outbox.home())
 }
 
 /// The segment that writers fill now.

@@ -110,7 +110,7 @@ pub fn emit(kind: Kind, identity: &Identity, event_id: [u8; 16]) {
     flush::after_append();
 }
 
-pub use flush::{current_segment_now, new_event_id};
+pub use flush::{current_segment_now, home, new_event_id};
 
 fn with_state<R>(work: impl FnOnce(&mut Capture) -> R) -> R {
     CAPTURE.with_borrow_mut(work)

@@ -6,6 +6,7 @@
 
 use super::report::raise;
 use crate::error::{Error, ErrorKind};
+use crate::home::Home;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 pub const SEGMENTS: usize = 16;
@@ -16,7 +17,7 @@ unsafe extern "C-unwind" {
 }
 
 /// The columns of `_private.outbox`: sql/install/30_tables.sql.
-const LAYOUT: [Oid; 13] = [
+const LAYOUT: [Oid; 14] = [
     pg_sys::INT8OID,        // id
     pg_sys::XID8OID,        // xid
     pg_sys::TIMESTAMPTZOID, // created_at
@@ -24,6 +25,7 @@ const LAYOUT: [Oid; 13] = [
     pg_sys::INT4OID,        // source_id
     pg_sys::INT4OID,        // event_count
     pg_sys::INT2OID,        // type_id
+    pg_sys::INT2OID,        // home
     pg_sys::INT2OID,        // version
     pg_sys::TEXTOID,        // org_id
     pg_sys::JSONOID,        // ids
@@ -37,6 +39,7 @@ const LAYOUT: [Oid; 13] = [
 pub struct Outbox {
     sequence: Oid,
     segments: [Oid; SEGMENTS],
+    home: Home,
 }
 
 /// One entry; the transaction's id is added when it is written.
@@ -48,6 +51,7 @@ pub struct Entry<'a> {
     pub source_id: Option<i32>,
     pub event_count: i32,
     pub type_id: i16,
+    pub home: i16,
     pub version: Option<i16>,
     pub org_id: &'a [u8],
     pub ids: &'a [u8],
@@ -74,8 +78,20 @@ impl Outbox {
                 }
             }
             let sequence = pg_sys::get_relname_relid(c"entry_ids".as_ptr(), schema);
-            (sequence != Oid::INVALID).then_some(Outbox { sequence, segments })
+            let parent = pg_sys::get_relname_relid(c"outbox".as_ptr(), schema);
+            let home = Home {
+                system_identifier: pg_sys::GetSystemIdentifier(),
+                database: pg_sys::MyDatabaseId.to_u32(),
+                outbox: parent.to_u32(),
+            };
+            let is_whole = sequence != Oid::INVALID && parent != Oid::INVALID;
+            is_whole.then_some(Outbox { sequence, segments, home })
         }
+    }
+
+    /// Where its entries are at home.
+    pub fn home(&self) -> Home {
+        self.home
     }
 
     pub fn contains(&self, relation: Oid) -> bool {
@@ -162,6 +178,7 @@ impl Segment {
                 entry.source_id.map(Datum::from),
                 Some(Datum::from(entry.event_count)),
                 Some(Datum::from(entry.type_id)),
+                Some(Datum::from(entry.home)),
                 entry.version.map(Datum::from),
                 texts[0],
                 texts[1],

@@ -27,6 +27,12 @@ pub fn is_preloading() -> bool {
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
+/// Whether pg_upgrade started this server, for itself alone.
+pub fn is_binary_upgrade() -> bool {
+    // SAFETY: reads a variable of this process.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
 /// Registers the launcher, which the postmaster starts and starts again. Under preload only.
 pub fn register_launcher() {
     BackgroundWorkerBuilder::new("pg_outbox launcher")

@@ -30,12 +30,15 @@ impl Setup {
         memory_bytes_max: usize,
         look_up: impl FnOnce(&str) -> Result<Option<String>, Error>,
     ) -> Result<Setup, Error> {
-        if !row.is_of_this_cluster {
+        if !row.is_at_home {
             return Err(Error::new(
                 ErrorKind::ObjectState,
-                "the cursor is of another cluster, so nothing is sent",
+                "this database is a copy of the one that the sink's cursor is of",
             )
-            .hint("This database is a copy. Drop the sink and set it again to send from here."));
+            .hint(
+                "Nothing is sent from here until you select outbox.resume(), \
+                 which sends what was unsent when it was copied and all since.",
+            ));
         }
         let options = SinkOptions::parse(SinkKind::parse(&row.kind)?, &row.options)?;
         let secret = match &options.credential {

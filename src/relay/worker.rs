@@ -235,19 +235,25 @@ impl Worker {
             }
         };
         self.broken_at = None;
-        let mut running: Vec<SinkRun> = std::mem::take(&mut self.sinks)
-            .into_iter()
-            .filter_map(|sink| match sink {
-                Sink::Running(run) => Some(*run),
-                Sink::Broken(_) => None,
-            })
-            .collect();
+        let mut running: Vec<SinkRun> = Vec::new();
+        let mut broken: Vec<SinkStatus> = Vec::new();
+        for sink in std::mem::take(&mut self.sinks) {
+            match sink {
+                Sink::Running(run) => running.push(*run),
+                Sink::Broken(status) => broken.push(status),
+            }
+        }
         // The limit is the relay's, whatever the number of its sinks.
         let memory_bytes_max = self.settings.memory_bytes_max / rows.len().max(1);
         for row in rows {
             let known = running.iter().position(|run| run.name() == row.name);
             let known = known.map(|index| running.swap_remove(index));
             let sink = self.sink(known, row, memory_bytes_max);
+            if let Sink::Broken(status) = &sink
+                && !broken.iter().any(|known| known.says_the_same(status))
+            {
+                log!("pg_outbox: sink {} cannot start: {}", status.sink, status.last_error);
+            }
             self.sinks.push(sink);
         }
         self.published_at = Instant::now() - PUBLISH_INTERVAL;
@@ -269,7 +275,6 @@ impl Worker {
         match started {
             Ok(run) => Sink::Running(Box::new(run)),
             Err((row, error)) => {
-                log!("pg_outbox: sink {} cannot start: {}", row.name, error.message);
                 self.broken_at = Some(Instant::now() + BROKEN_RETRY);
                 Sink::Broken(broken(&row, &error))
             }
