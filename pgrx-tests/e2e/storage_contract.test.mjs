@@ -11,14 +11,11 @@
  * What would break silently: an event that was pruned before it was sent is missed by everybody.
  */
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
-import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { promisify } from 'node:util';
 import { startCluster } from '../harness/cluster.mjs';
 import { waitUntil } from '../harness/wait.mjs';
-import { column, connect, value } from './support/database.mjs';
-import { SECRET, delivered, setSink } from './support/delivery.mjs';
+import { connect, value } from './support/database.mjs';
+import { delivered, setSink } from './support/delivery.mjs';
 import { startSink } from './support/sink.mjs';
 
 /** @type {import('../harness/cluster.mjs').Cluster} */
@@ -158,34 +155,4 @@ test('a crash loses no committed event, and keeps none that was not', async () =
   assert.ok(!ids.has(-1));
   const numbers = new Set(sink.events().slice(before).map(({ event_id }) => event_id));
   assert.equal(numbers.size, count, 'what is sent again keeps its event_id');
-});
-
-test('dump and restore into another cluster', async (t) => {
-  await addJobs(20);
-  await delivered(client);
-  await client.query('select outbox.pause()');
-  await addJobs(30);
-  const expected = Array.from({ length: 30 }, (_, index) => lastJob - 29 + index);
-  const { stdout: dump } = await promisify(execFile)(join(cluster.pgBin, 'pg_dump'), [cluster.url()], { maxBuffer: 2 ** 28 });
-  assert.ok(!dump.includes(SECRET), 'a secret is in the dump');
-
-  const other = await startCluster();
-  t.after(() => other.stop());
-  await other.psql('create database restored');
-  await other.psql(dump, { database: 'restored' });
-  sink.clear();
-  const restored = await connect(other, { database: 'restored' });
-  await restored.query("select outbox.set_secret('realtime', $1)", [SECRET]);
-  await restored.query('select outbox.resume()');
-  await delivered(restored);
-  assert.deepEqual(sink.events().map(({ ids }) => ids.job_id), expected, 'the unsent ones, once, in order');
-
-  sink.clear();
-  await restored.query("insert into job values (-7, 'org')");
-  await delivered(restored);
-  assert.deepEqual(sink.events().map(({ ids }) => ids.job_id), [-7], 'capture and delivery go on');
-  const complaints = await column(restored, 'select name, detail, hint from outbox.check() where not ok');
-  assert.deepEqual(complaints, []);
-  await restored.end();
-  await client.query('select outbox.resume()');
 });

@@ -53,6 +53,8 @@ const STOP_SIGNALS = /** @type {const} */ ({
  * @property {Settings} [settings] over the defaults
  * @property {boolean} [preload] whether shared_preload_libraries has `pg_outbox`; it has by default
  * @property {Record<string, string>} [env] more environment for the server
+ * @property {(cluster: Cluster) => Promise<unknown>} [fill] makes the data directory in place of
+ *   initdb, from a backup or another cluster's data
  */
 
 /**
@@ -63,7 +65,7 @@ const STOP_SIGNALS = /** @type {const} */ ({
 export async function startCluster(options = {}) {
   const cluster = new Cluster(options);
   try {
-    await initialise(cluster);
+    await (options.fill ?? initialise)(cluster);
     await startOnFreePort(cluster);
     return cluster;
   } catch (error) {
@@ -126,6 +128,21 @@ export class Cluster {
    */
   psql(sql, { database } = {}) {
     return runPsql(this.pgBin, this.url(database), sql);
+  }
+
+  /**
+   * Runs one of the server's programs as the user who runs the server, and returns what it says.
+   *
+   * @param {string} name such as pg_dump
+   * @param {string[]} parameters
+   */
+  async program(name, parameters) {
+    const { stdout } = await run(join(this.pgBin, name), parameters, {
+      cwd: this.directory,
+      env: cleanEnvironment(),
+      ...this.owner,
+    });
+    return stdout;
   }
 
   /**
@@ -239,13 +256,10 @@ function cleanEnvironment(extra = {}) {
 }
 
 /** @param {Cluster} cluster */
-async function initialise({ pgBin, directory, dataDirectory, owner }) {
+export async function initialise(cluster) {
   const options = '-A trust -U postgres -E UTF8 --locale=C.UTF-8 --no-sync --no-instructions';
-  await run(join(pgBin, 'initdb'), ['-D', dataDirectory, ...options.split(' ')], {
-    cwd: directory,
-    env: cleanEnvironment(),
-    ...owner,
-  });
+  const { dataDirectory } = cluster;
+  await cluster.program('initdb', ['-D', dataDirectory, ...options.split(' ')]);
   await appendFile(join(dataDirectory, 'postgresql.conf'), `\ninclude '${SETTINGS_FILE}'\n`);
 }
 

@@ -218,9 +218,9 @@ as $$
     ) as mark (here, there)
     where case
         when o.home <> mark.there then o.home <> mark.here and o.id > (cursor_row).since_id
-        -- Two marks that are equal by chance leave it to the clock: what the cursor had passed was
-        -- older than its last move.
-        when o.home = mark.here and o.created_at > (cursor_row).updated_at then false
+        -- Two marks that are equal by chance take the clock as well: what the cursor had passed was
+        -- older than its last move, and what was captured here is younger.
+        when o.home = mark.here and o.created_at > (cursor_row).updated_at then true
         else not (
             pg_visible_in_snapshot(o.xid, (cursor_row).position)
             or ((cursor_row).window_end is not null and o.id <= (cursor_row).last_processed_id
@@ -241,7 +241,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     arrived text[];
-    copied_at timestamptz;
     first bigint;
 begin
     select array_agg(c.sink)
@@ -255,16 +254,14 @@ begin
     from _private.outbox
     where xid < '512' and home = _private.home_mark();
     -- Where two marks are equal by chance, what every cursor has passed must not look like ours.
-    select max(c.updated_at)
-    into copied_at
-    from _private.cursors c
-    where not _private.is_at_home(c)
-      and _private.home_mark(c.system_identifier, c.database, c.outbox) = _private.home_mark();
-    if copied_at is not null then
+    if exists (
+        select from _private.cursors c
+        where not _private.is_at_home(c)
+          and _private.home_mark(c.system_identifier, c.database, c.outbox) = _private.home_mark())
+    then
         update _private.outbox o
         set xid = '2'
         where o.home = _private.home_mark()
-          and o.created_at <= copied_at
           and o.id not in (
               select e.id
               from _private.cursors c
@@ -328,6 +325,7 @@ begin
     set paused = true, updated_at = now()
     where s.sink = any (arrived) and s.sink <> resume.sink;
     perform _private.steer(sink, null, false);
+    perform outbox.wake();
 end
 $$;
 comment on function outbox.resume(text) is
@@ -421,8 +419,8 @@ as $$
     from _private.outbox o
     where not (select _private.is_at_home(cursor_row))
       and o.home = (select _private.home_mark())
-      and (o.created_at > (cursor_row).updated_at
-           or o.home <> _private.home_mark((cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox));
+      and o.home <> (select _private.home_mark(
+          (cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox));
 $$;
 comment on function _private.entries_after(_private.cursors) is
     'Entries visible to the caller that have no outcome at this cursor yet.';

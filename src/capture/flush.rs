@@ -21,6 +21,7 @@ const SEGMENTS_PER_RETENTION: i64 = 12;
 
 thread_local! {
     static PREPARED: Cell<bool> = const { Cell::new(false) };
+    static WATCHING: Cell<bool> = const { Cell::new(false) };
     /// Where entries go; looked up again when one of its tables has changed.
     static OUTBOX: RefCell<Option<Outbox>> = const { RefCell::new(None) };
     static RANDOM: Cell<u64> = const { Cell::new(0) };
@@ -44,7 +45,14 @@ pub fn prepare() {
         },
     };
     xact::register(&CALLBACKS);
-    invalidation::register(forget);
+    watch();
+}
+
+/// Registers for word of relations that have changed, once: before any of them is looked up.
+fn watch() {
+    if !WATCHING.replace(true) {
+        invalidation::register(forget);
+    }
 }
 
 fn forget(relation: Oid) {
@@ -118,6 +126,7 @@ fn write() {
 fn find_outbox() -> Option<Outbox> {
     let known = OUTBOX.with_borrow(Option::clone);
     known.or_else(|| {
+        watch();
         let found = Outbox::find();
         OUTBOX.with_borrow_mut(|outbox| outbox.clone_from(&found));
         found
