@@ -62,13 +62,13 @@ test-browser: node extension-dev browser ## the demo's page in Chromium, as peop
 	@$(bin)/suite browser $(node_test) demo/test/*.test.mjs
 
 .PHONY: test-all
-test-all: test ## test, then the smoke test on Postgres 17 and 18
+test-all: test ## test, then the smoke test on, and pg_upgrade to, Postgres 17 and 18
 	@for major in 17 18; do $(MAKE) test-major-$$major || exit; done
 
 .PHONY: test-major-%
 test-major-%: node
 	@export PG_CONFIG=$$($(bin)/major $*) && $(MAKE) extension-dev && \
-	    $(bin)/suite smoke-$* $(node_test) pgrx-tests/e2e/smoke.test.mjs
+	    $(bin)/suite smoke-$* $(node_test) pgrx-tests/e2e/smoke.test.mjs pgrx-tests/upgrade/*.test.mjs
 
 .PHONY: bench
 bench: node extension-release ## ratios, latencies, idle cost; ROUNDS= and SECONDS= are its budget

@@ -6,7 +6,6 @@
  *  2. A writer never waits for pruning, nor for anybody who holds a segment of the ring.
  *  3. The relay prunes by itself.
  *  4. A crash loses no committed event.
- *  5. After dump and restore into another cluster what was unsent is sent, and what was sent is not.
  *
  * What would break silently: an event that was pruned before it was sent is missed by everybody.
  */

@@ -65,7 +65,7 @@ const STOP_SIGNALS = /** @type {const} */ ({
 export async function startCluster(options = {}) {
   const cluster = new Cluster(options);
   try {
-    await (options.fill ?? initialise)(cluster);
+    await (options.fill ? options.fill(cluster) : initialise(cluster));
     await startOnFreePort(cluster);
     return cluster;
   } catch (error) {
@@ -255,11 +255,14 @@ function cleanEnvironment(extra = {}) {
   return { ...Object.fromEntries(kept), LC_ALL: 'C.UTF-8', ...extra };
 }
 
-/** @param {Cluster} cluster */
-export async function initialise(cluster) {
+/**
+ * @param {Cluster} cluster
+ * @param {string[]} [more] options of initdb
+ */
+export async function initialise(cluster, more = []) {
   const options = '-A trust -U postgres -E UTF8 --locale=C.UTF-8 --no-sync --no-instructions';
   const { dataDirectory } = cluster;
-  await cluster.program('initdb', ['-D', dataDirectory, ...options.split(' ')]);
+  await cluster.program('initdb', ['-D', dataDirectory, ...options.split(' '), ...more]);
   await appendFile(join(dataDirectory, 'postgresql.conf'), `\ninclude '${SETTINGS_FILE}'\n`);
 }
 
