@@ -16,6 +16,34 @@ pub fn custom(name: &CStr) -> Option<String> {
     }
 }
 
+/// Where names are looked up that are not qualified: where nobody but a superuser can put any.
+const PATH: &CStr = c"pg_catalog, pg_temp";
+
+/// Pins the search path until `unpin_path` is called with what this returns, or until the
+/// (sub)transaction is rolled back.
+pub(super) fn pin_path() -> i32 {
+    // SAFETY: what a function with a SET clause does before it runs (fmgr_security_definer).
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            PATH.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        level
+    }
+}
+
+pub(super) fn unpin_path(level: i32) {
+    // SAFETY: puts back what was set since `pin_path`.
+    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+}
+
 /// Takes on a role for the rest of this worker's life; the extension's owner when none is named.
 /// Inside a transaction.
 pub fn take_role(name: Option<&str>) {
@@ -31,8 +59,9 @@ pub fn take_role(name: Option<&str>) {
     }
 }
 
-/// Settings of a database or a role that would stop a relay do not concern it, and its plans walk
-/// indexes, whatever the statistics of an empty or a full outbox say.
+/// Settings of a database or a role that would stop a relay, or run code of the database's owner
+/// in it, do not concern it. Its plans walk indexes, whatever the statistics of an empty or a full
+/// outbox say.
 pub fn work_undisturbed() {
     // A plan that may not scan is given a forbidding cost, for which JIT would compile it: 100 ms
     // where running it takes one.
@@ -42,6 +71,9 @@ pub fn work_undisturbed() {
         unsafe { set(name, c"0".as_ptr()) };
     }
     let others = [
+        (c"search_path", PATH),
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        (c"transaction_timeout", c"0"),
         (c"plan_cache_mode", c"force_generic_plan"),
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_isolation", c"read committed"),

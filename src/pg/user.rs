@@ -8,7 +8,8 @@ pub fn current() -> Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
-/// Runs `work` with the rights of another role, as a SECURITY DEFINER function would.
+/// Runs `work` with the rights of another role and a search path of its own, as a SECURITY DEFINER
+/// function that pins its path would: an operator in a schema of the caller's would run as `role`.
 pub fn acting_as<R>(role: Oid, work: impl FnOnce() -> R) -> R {
     let mut previous = Oid::INVALID;
     let mut context = 0;
@@ -17,7 +18,9 @@ pub fn acting_as<R>(role: Oid, work: impl FnOnce() -> R) -> R {
         pg_sys::GetUserIdAndSecContext(&mut previous, &mut context);
         let local = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
         pg_sys::SetUserIdAndSecContext(role, local);
+        let level = super::setting::pin_path();
         let result = work();
+        super::setting::unpin_path(level);
         pg_sys::SetUserIdAndSecContext(previous, context);
         result
     }
