@@ -53,7 +53,7 @@ test-stand-in: node postgres ## the local Realtime against the unmodified supaba
 	@$(bin)/suite stand-in $(node_test) demo/realtime/test/*.test.mjs
 
 .PHONY: test-e2e
-test-e2e: node extension-dev ## real servers from commit to subscriber; FILES=… for some of them
+test-e2e: node extension-dev cron ## real servers from commit to subscriber; FILES=… for some of them
 	@$(bin)/suite e2e $(node_test) \
 	    $(or $(FILES),$(addsuffix /*.test.mjs,$(e2e)))
 
@@ -87,7 +87,7 @@ clean: ## removes what was built and fetched; the server keeps the extension
 
 # What the verbs stand on. Each checks in milliseconds what is there, and installs the rest.
 
-.PHONY: postgres rust pgrx node browser extension-dev extension-release
+.PHONY: postgres rust pgrx node browser cron extension-dev extension-release
 postgres:
 	@$(bin)/setup postgres
 
@@ -102,6 +102,9 @@ node:
 
 browser:
 	@$(bin)/setup browser
+
+cron: postgres
+	@$(bin)/setup cron
 
 extension-dev: pgrx
 	@$(bin)/extension dev

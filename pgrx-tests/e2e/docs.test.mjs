@@ -15,7 +15,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
-import { dirname, join, normalize } from 'node:path';
+import { basename, dirname, join, normalize } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { startRealtime } from '../../demo/realtime/server.mjs';
 import { signToken } from '../../demo/realtime/tokens.mjs';
@@ -46,6 +46,36 @@ select outbox.attach('cataloging_jobs', entity => 'job', topic => 'cataloging',
   watch => '{status}');
 `;
 
+/** One event that the sink refuses, since it is larger than the tenant may send. */
+const REFUSED = `
+select outbox.create_event_type('export.finished');
+select outbox.emit('export.finished', '42', jsonb_build_object('files', repeat('x', 6000)));
+insert into cataloging_jobs (id, org_id) values (1, '42');
+select outbox.wait_until_delivered('30 s');
+`;
+
+/** What a document needs beside what is installed. @type {Record<string, Surroundings>} */
+const SURROUNDINGS = {
+  'docs/failures.md': {
+    setup: REFUSED,
+    limits: { eventsPerSecond: null, payloadKb: 5 },
+    settings: {
+      shared_preload_libraries: 'pg_outbox, pg_cron',
+      'cron.database_name': 'docs_failures',
+      'cron.use_background_workers': 'on',
+    },
+    and: scheduledJobsRun,
+  },
+};
+
+/**
+ * @typedef {object} Surroundings
+ * @property {string} setup more SQL
+ * @property {Partial<import('../../demo/realtime/options.mjs').Limits>} [limits] of the tenant
+ * @property {import('../harness/cluster.mjs').Settings} [settings] of a server of its own
+ * @property {(client: import('pg').Client) => Promise<void>} [and] what must be true at the end
+ */
+
 /** The project that the documents name does not exist; the stand-in takes its place. */
 const PLACEHOLDERS = (/** @type {string} */ sql, /** @type {string} */ url) => sql
   .replaceAll('https://PROJECT.supabase.co/realtime/v1', url)
@@ -73,23 +103,44 @@ after(() => cluster?.stop());
  * A database with the application, and a Realtime on it.
  *
  * @param {import('node:test').TestContext} t
- * @param {string} setup more SQL
+ * @param {string} path of the document
+ * @param {string} installed SQL that the document takes for granted
  */
-async function openDatabase(t, setup) {
-  const database = `docs_${randomUUID().replaceAll('-', '')}`;
-  await cluster.psql(`create database ${database}`);
-  const url = cluster.url(database);
-  const realtime = await startRealtime({ databaseUrl: url, jwtSecret: SECRET, limits: false });
-  const run = (/** @type {string} */ sql) =>
-    cluster.psql(`\\set VERBOSITY sqlstate\n${PLACEHOLDERS(sql, realtime.url)}`, { database });
-  t.after(async () => {
-    await realtime.stop();
-    await cluster.psql('alter system reset all; select pg_reload_conf()');
+async function openDatabase(t, path, installed) {
+  const { setup, limits, settings } = SURROUNDINGS[path] ?? { setup: '' };
+  const server = settings ? await startCluster({ settings }) : cluster;
+  const database = `docs_${basename(path, '.md').toLowerCase()}`;
+  await server.psql(`drop database if exists ${database}`);
+  await server.psql(`create database ${database}`);
+  const realtime = await startRealtime({
+    databaseUrl: server.url(database), jwtSecret: SECRET, limits: limits ?? false,
   });
-  await run(APPLICATION + setup);
-  const client = await connect(cluster, { database });
-  t.after(() => client.end());
+  const run = (/** @type {string} */ sql) =>
+    server.psql(`\\set VERBOSITY sqlstate\n${PLACEHOLDERS(sql, realtime.url)}`, { database });
+  const client = await connect(server, { database });
+  t.after(async () => {
+    await client.end();
+    await realtime.stop();
+    if (settings) await server.stop();
+    else await server.psql('alter system reset all; select pg_reload_conf()');
+  });
+  await run(APPLICATION + installed + setup);
   return { run, client, realtime };
+}
+
+/** Every job of pg_cron, as it stands there. @param {import('pg').Client} client */
+async function scheduledJobsRun(client) {
+  const jobs = await column(client,
+    "select jobname, cron.alter_job(jobid, schedule => '* * * * *') is null from cron.job");
+  assert.ok(jobs.length > 0, 'jobs are scheduled');
+  const runs = () => column(client, `
+    select j.jobname, array_agg(distinct r.status || coalesce(': ' || r.return_message, ''))
+    from cron.job j left join cron.job_run_details r using (jobid)
+    where r.end_time is not null group by 1 order by 1`);
+  const found = await waitUntil(runs, 'each job to have run', {
+    timeoutMs: 100_000, accept: (rows) => rows.length === jobs.length,
+  });
+  for (const [job, results] of found) assert.match(String(results), /^succeeded/, job);
 }
 
 /**
@@ -121,7 +172,8 @@ const sqlOf = (/** @type {import('./support/documents.mjs').Document} */ documen
 
 describe('the SQL runs', () => {
   test('README.md, and the doctor finds nothing once the policy is there', async (t) => {
-    const { run, client } = await openDatabase(t, "insert into cataloging_jobs values (1, '42')");
+    const row = "insert into cataloging_jobs values (1, '42')";
+    const { run, client } = await openDatabase(t, README.path, row);
     for (const block of sqlOf(README)) await runBlock(run, block, README.path);
     await delivered(client);
     const complaints = () => column(client, 'select name from outbox.check() where not ok');
@@ -134,17 +186,18 @@ describe('the SQL runs', () => {
 
   for (const document of DOCS) {
     test(document.path, async (t) => {
-      const { run } = await openDatabase(t, INSTALLED);
+      const { run, client } = await openDatabase(t, document.path, INSTALLED);
       assert.ok(sqlOf(document).length > 0, 'it has no SQL');
       for (const block of sqlOf(document)) await runBlock(run, block, document.path);
+      await SURROUNDINGS[document.path]?.and?.(client);
     });
   }
 });
 
 describe('the messages are as they are shown', () => {
   test('docs/messages.md', async (t) => {
-    const { run, client, realtime } = await openDatabase(t, INSTALLED);
     const document = doc('messages');
+    const { run, client, realtime } = await openDatabase(t, document.path, INSTALLED);
     const person = randomUUID();
     await client.query("insert into memberships values ($1, '42')", [person]);
     /** @type {Awaited<ReturnType<typeof listen>> | undefined} */
@@ -230,11 +283,11 @@ describe('what there is, is described', () => {
   });
 
   test('views, with their columns', async () => {
-    const sections = section(doc('sql'), 'Views').match(/^### \w+$/gm) ?? [];
-    const described = sections.map((line) => line.slice(4));
+    const sections = doc('views').prose.match(/^## \w+$/gm) ?? [];
+    const described = sections.map((line) => line.slice(3));
     assert.deepEqual([...described].sort(), await views());
     for (const view of described) {
-      const rows = table(section(doc('sql'), view), 'column');
+      const rows = table(section(doc('views'), view), 'column');
       const names = await column(client, `select attname, atttypid::regtype::text from pg_attribute
         where attrelid = $1::regclass and attnum > 0 order by attnum`, [`outbox.${view}`]);
       const types = await column(client, 'select t::regtype::text from unnest($1::text[]) t',
@@ -295,7 +348,8 @@ describe('what there is, is described', () => {
     for (const { option, range } of described.filter(({ type }) => type === 'integer')) {
       const [, low, high] = /^(\d+) to (\d+)$/.exec(range)?.map(Number) ?? [];
       const numbers = [low - 1, low, high, high + 1];
-      const taken = await Promise.all(numbers.map((number) => isTaken(option, number)));
+      const taken = [];
+      for (const number of numbers) taken.push(await isTaken(option, number));
       assert.deepEqual(taken, [false, true, true, false], `${option}: ${range}`);
     }
   });
@@ -312,13 +366,19 @@ describe('what there is, is described', () => {
     assert.deepEqual([...described].sort(), await names());
   });
 
-  test('failures of a sink', () => {
+  test('failures of a sink, and whose fault they are', () => {
     const source = readFileSync(join(ROOT, 'src/sink/mod.rs'), 'utf8');
-    const body = /fn name\(self\)[^{]*\{([\s\S]*?)\n    \}/.exec(source)?.[1] ?? '';
-    const words = [...body.matchAll(/=> "([a-z_]+)"/g)].map(([, word]) => word);
-    assert.ok(words.length > 10, 'the words are found');
-    const described = table(section(doc('operating'), 'Failures'), 'word').map(({ word }) => word);
-    assert.deepEqual([...described].sort(), words.sort());
+    const bodyOf = (/** @type {string} */ name) =>
+      new RegExp(`fn ${name}\\(self\\)[^{]*\\{([\\s\\S]*?)\\n    \\}`).exec(source)?.[1] ?? '';
+    const words = new Map([...bodyOf('name').matchAll(/Self::(\w+) => "([a-z_]+)"/g)]
+      .map(([, kind, word]) => [kind, word]));
+    assert.ok(words.size > 10, 'the words are found');
+    const faults = [...bodyOf('blame').matchAll(/([\w:|\s]+?) => Blame::(\w+)/g)]
+      .flatMap(([, kinds, fault]) => [...kinds.matchAll(/Self::(\w+)/g)]
+        .map(([, kind]) => [words.get(kind), fault.toLowerCase()]));
+    const described = table(section(doc('failures'), 'What can go wrong'), 'word')
+      .map(({ word, fault }) => [word, fault]);
+    assert.deepEqual(described.sort(), faults.sort());
   });
 });
 
