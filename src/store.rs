@@ -8,7 +8,7 @@
 
 mod returns;
 
-pub use returns::look;
+pub use returns::{PageBounds, look};
 
 use crate::cursor::{Position, Snapshot};
 use crate::error::{Error, ErrorKind};

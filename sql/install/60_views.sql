@@ -220,8 +220,8 @@ comment on column outbox.sources.attached_at is 'When it was attached.';
 
 create view outbox.dead_letters as
 select d.sink, d.event_id, d.event_type, d.topic, d.org_id, d.ids::jsonb as ids, d.origin,
-       d.version, d.created_at, d.error_kind, d.error, d.status, d.attempts, d.redrives, d.first_failed_at,
-       d.last_failed_at
+       d.version, d.created_at, d.error_kind, d.error, d.status, d.attempts, d.redrives,
+       d.first_failed_at, d.last_failed_at
 from _private.outbox_dlq d;
 comment on view outbox.dead_letters is
     'Events that a sink refused until no retries were left: see outbox.redrive and outbox.discard.';

@@ -13,7 +13,7 @@ use crate::pg::{heap, worker};
 use crate::sink::FailureKind;
 use crate::sink::http::Couriers;
 use crate::status::{Counters, SinkStatus};
-use crate::store::{self, Reader, SinkRow};
+use crate::store::{self, PageBounds, Reader, SinkRow};
 use pgrx::log;
 use std::collections::VecDeque;
 
@@ -168,17 +168,17 @@ impl SinkRun {
                     Effect::Send { lane, request, batch } => {
                         self.couriers.send(lane, request, batch)
                     }
-                    Effect::LookForReturns { events_max, with_held } => {
+                    Effect::LookForReturns { events_max, bytes_max, with_held } => {
                         worker::report_activity(Some("looking for retries"));
-                        inputs.push_back(
-                            match store::look(&self.row.name, events_max, with_held) {
-                                Ok(page) => Input::Returns(page),
-                                Err(failure) => {
-                                    self.trouble = Some(failure);
-                                    Input::ReturnsFailed
-                                }
-                            },
-                        );
+                        let bounds = PageBounds { events_max, bytes_max };
+                        let page = store::look(&self.row.name, bounds, with_held);
+                        inputs.push_back(match page {
+                            Ok(page) => Input::Returns(page),
+                            Err(failure) => {
+                                self.trouble = Some(failure);
+                                Input::ReturnsFailed
+                            }
+                        });
                     }
                     Effect::Record(record) => {
                         worker::report_activity(Some("recording the cursor"));

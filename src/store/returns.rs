@@ -130,12 +130,20 @@ static JOURNAL: Statement = Statement::new(
     2,
 );
 
-/// Takes events that are due to be sent again: at most so many, oldest first.
+/// How much one look may bring.
+#[derive(Clone, Copy)]
+pub struct PageBounds {
+    pub events_max: usize,
+    /// In memory; one event is brought whatever it takes.
+    pub bytes_max: usize,
+}
+
+/// Takes events that are due to be sent again, oldest first.
 ///
 /// # Errors
 /// What the database said.
-pub fn look(sink: &str, events_max: usize, with_held: bool) -> Result<Page, Failure> {
-    let limit = events_max.to_string();
+pub fn look(sink: &str, bounds: PageBounds, with_held: bool) -> Result<Page, Failure> {
+    let limit = bounds.events_max.to_string();
     tx::run(Durability::Asynchronous, || {
         query::session(|| {
             let mut page = Page::default();
@@ -148,8 +156,9 @@ pub fn look(sink: &str, events_max: usize, with_held: bool) -> Result<Page, Fail
                 });
                 page.returns.clear();
                 DUE.run(&[Some(sink), Some(&limit)], |row| page.returns.extend(returned(row)));
-                page.next_in = (looked_at > 0 || page.returns.len() >= events_max)
-                    .then_some(Duration::from_ms(0));
+                let is_full = page.returns.len() >= bounds.events_max
+                    || cut(&mut page.returns, bounds.bytes_max);
+                page.next_in = (looked_at > 0 || is_full).then_some(Duration::from_ms(0));
                 if looked_at == 0 || !page.returns.is_empty() {
                     break;
                 }
@@ -166,6 +175,20 @@ pub fn look(sink: &str, events_max: usize, with_held: bool) -> Result<Page, Fail
             Ok(page)
         })
     })
+}
+
+/// Leaves what is beyond the bound for the next look; true when there was any.
+fn cut(returns: &mut Vec<Return>, bytes_max: usize) -> bool {
+    let mut bytes = 0;
+    let fits = |each: &&Return| {
+        let fits = bytes < bytes_max;
+        bytes += each.event.memory_bytes();
+        fits
+    };
+    let count = returns.iter().take_while(fits).count();
+    let is_cut = count < returns.len();
+    returns.truncate(count.max(1));
+    is_cut
 }
 
 fn until(ms: i64) -> Duration {
