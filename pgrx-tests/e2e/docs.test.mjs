@@ -8,7 +8,8 @@
  *  2. The messages that docs/messages.md shows are what a subscriber receives.
  *  3. Everything that there is to call, read or set is described, with its signature, columns,
  *     defaults and bounds; and nothing is described that does not exist.
- *  4. Links and paths lead somewhere, and the map names every room.
+ *  4. Links and paths lead somewhere, the map names every room, and the tests that
+ *     docs/reliability.md names are there.
  *
  * What would break silently: a reader follows a document that was true once.
  */
@@ -66,11 +67,20 @@ const SURROUNDINGS = {
     },
     and: scheduledJobsRun,
   },
+  'docs/moving.md': {
+    copyOf: `
+      select outbox.pause();
+      insert into cataloging_jobs (id, org_id) values (1, '42');
+    `,
+  },
 };
+
+const WITHOUT_SQL = new Set(['docs/reliability.md']);
 
 /**
  * @typedef {object} Surroundings
- * @property {string} setup more SQL
+ * @property {string} [setup] more SQL
+ * @property {string} [copyOf] more SQL in a database of which this one is a copy
  * @property {Partial<import('../../demo/realtime/options.mjs').Limits>} [limits] of the tenant
  * @property {import('../harness/cluster.mjs').Settings} [settings] of a server of its own
  * @property {(client: import('pg').Client) => Promise<void>} [and] what must be true at the end
@@ -107,24 +117,30 @@ after(() => cluster?.stop());
  * @param {string} installed SQL that the document takes for granted
  */
 async function openDatabase(t, path, installed) {
-  const { setup, limits, settings } = SURROUNDINGS[path] ?? { setup: '' };
+  const { setup = '', copyOf, limits, settings } = SURROUNDINGS[path] ?? {};
   const server = settings ? await startCluster({ settings }) : cluster;
   const database = `docs_${basename(path, '.md').toLowerCase()}`;
   await server.psql(`drop database if exists ${database}`);
-  await server.psql(`create database ${database}`);
+  const original = copyOf ? `${database}_original` : database;
+  await server.psql(`create database ${original}`);
   const realtime = await startRealtime({
-    databaseUrl: server.url(database), jwtSecret: SECRET, limits: limits ?? false,
+    // It stays connected to its database, which could then be no template.
+    ...(!copyOf && { databaseUrl: server.url(database) }), jwtSecret: SECRET, limits: limits ?? false,
   });
-  const run = (/** @type {string} */ sql) =>
-    server.psql(`\\set VERBOSITY sqlstate\n${PLACEHOLDERS(sql, realtime.url)}`, { database });
-  const client = await connect(server, { database });
+  const runIn = (/** @type {string} */ name, /** @type {string} */ sql) => server.psql(
+    `\\set VERBOSITY sqlstate\n${PLACEHOLDERS(sql, realtime.url)}`, { database: name });
+  const run = (/** @type {string} */ sql) => runIn(database, sql);
+  /** @type {import('pg').Client | undefined} */
+  let client;
   t.after(async () => {
-    await client.end();
+    await client?.end();
     await realtime.stop();
     if (settings) await server.stop();
     else await server.psql('alter system reset all; select pg_reload_conf()');
   });
-  await run(APPLICATION + installed + setup);
+  await runIn(original, APPLICATION + installed + (copyOf ?? setup));
+  if (copyOf) await server.psql(`create database ${database} template ${original}`);
+  client = await connect(server, { database });
   return { run, client, realtime };
 }
 
@@ -184,7 +200,7 @@ describe('the SQL runs', () => {
     assert.deepEqual(await complaints(), []);
   });
 
-  for (const document of DOCS) {
+  for (const document of DOCS.filter(({ path }) => !WITHOUT_SQL.has(path))) {
     test(document.path, async (t) => {
       const { run, client } = await openDatabase(t, document.path, INSTALLED);
       assert.ok(sqlOf(document).length > 0, 'it has no SQL');
@@ -407,6 +423,27 @@ describe('the way about', () => {
       .filter((name) => name.endsWith('.rs') && !name.endsWith('_test.rs'));
     const names = files.map((name) => (name.startsWith('pg/') ? name.slice(3) : `src/${name}`));
     assert.deepEqual(names.filter((name) => !map.includes(`\`${name}\``)), []);
+  });
+
+  test('the tests that show what holds are there', () => {
+    const { path, prose } = doc('reliability');
+    const rows = prose.split('\n').filter((line) => / \| \[/.test(line));
+    const cited = rows.flatMap((row) => [...row.matchAll(/\]\(([^)]+)\)((?: (?:· )?\*[^*]+\*)*)/g)])
+      .map(([, link, names]) => ({
+        file: normalize(join(dirname(path), link)),
+        names: [...names.matchAll(/\*([^*]+)\*/g)].map(([, name]) => name),
+      }))
+      .filter(({ file }) => /\.(mjs|rs)$/.test(file));
+    assert.ok(rows.length > 20 && cited.length >= rows.length, `${cited.length} for ${rows.length}`);
+    const missing = cited.flatMap(({ file, names }) => {
+      const source = readFileSync(join(ROOT, file), 'utf8');
+      const isTest = (/** @type {string} */ name) => (file.endsWith('.rs')
+        ? source.includes(`fn ${name}()`)
+        : ["'", '"', '`'].some((quote) => source.includes(quote + name + quote)));
+      const absent = names.filter((name) => !isTest(name)).map((name) => `${file}: ${name}`);
+      return names.length > 0 ? absent : [`${file}: none of its tests is named`];
+    });
+    assert.deepEqual(missing, []);
   });
 
   test('META.json is of this version', () => {
