@@ -287,7 +287,8 @@ describe('what there is, is described', () => {
     where relnamespace = 'outbox'::regnamespace and relkind = 'v' order by 1`);
 
   test('functions, with their signatures', async () => {
-    const blocks = doc('sql').blocks.filter(({ language }) => language === 'text');
+    const blocks = [...doc('capture').blocks, ...doc('sql').blocks]
+      .filter(({ language }) => language === 'text');
     const signatures = blocks.flatMap(({ text }) => text.split(/\n(?=outbox\.)/));
     for (const signature of signatures) {
       const [, name, rest] = /^outbox\.(\w+)([\s\S]*)$/.exec(signature) ?? [];
