@@ -14,11 +14,11 @@
 //! Beside the orgs each lane has what is sent again: retries, redriven and replayed events.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
-use crate::event::Entry;
+use crate::event::{Entry, EventId};
 use crate::relay::ledger::ChunkId;
 use crate::relay::pace::{Bucket, Rate};
 use crate::relay::time::Time;
@@ -143,8 +143,9 @@ struct Org {
     wire_bytes: usize,
     /// A message of it was refused: it travels alone, with so many events, until it is well.
     events_max: Option<u32>,
-    /// Retries that its place waits for.
-    held: u32,
+    /// Retries that its place waits for: by their events, as one that was written down before a
+    /// crash may be refused once more, and is still one.
+    held: BTreeSet<EventId>,
     /// Parcels of it that are sent again.
     returns: u32,
 }
@@ -329,12 +330,12 @@ impl Lanes {
     }
 
     /// The single event that the message of the org was has been refused, and is somewhere else
-    /// now. `hold`: what came after it waits until [`Lanes::release`].
-    pub fn refused(&mut self, now: Time, key: OrgKey, hold: bool) {
+    /// now. `hold`: what came after this event waits until [`Lanes::release`].
+    pub fn refused(&mut self, now: Time, key: OrgKey, hold: Option<EventId>) {
         let Some(org) = self.org_mut(key) else { return };
         debug_assert_eq!(org.place, Place::InFlight);
         org.place = Place::Idle;
-        org.held += u32::from(hold);
+        org.held.extend(hold);
         self.go_on(now, key, true);
     }
 
@@ -354,18 +355,20 @@ impl Lanes {
     }
 
     /// What comes after a retried event of the org waits for it, as found when the relay starts.
-    pub fn hold(&mut self, org_id: &Arc<str>, retries: u32) {
+    pub fn hold(&mut self, org_id: &Arc<str>, event_id: EventId) {
         let key = self.key_of(org_id);
         if let Some(org) = self.org_mut(key) {
-            org.held += retries;
+            org.held.insert(event_id);
         }
     }
 
-    /// A retried event of the org has its outcome.
-    pub fn release(&mut self, now: Time, key: OrgKey) {
+    /// An event of the org that was sent again has its outcome, whether it held others or not.
+    pub fn release(&mut self, now: Time, key: OrgKey, event_id: EventId) {
         let Some(org) = self.org_mut(key) else { return };
-        org.held = org.held.saturating_sub(1);
-        if org.held == 0 && org.place == Place::Held {
+        if !org.held.remove(&event_id) {
+            return;
+        }
+        if org.held.is_empty() && org.place == Place::Held {
             org.place = Place::Idle;
             self.go_on(now, key, true);
         } else {
@@ -428,11 +431,11 @@ impl Lanes {
     /// Finds the next place of an org that has just become free.
     fn go_on(&mut self, now: Time, key: OrgKey, at_once: bool) {
         let Some(org) = self.org_mut(key) else { return };
-        match (org.entries.is_empty(), org.held, at_once) {
+        match (org.entries.is_empty(), org.held.is_empty(), at_once) {
             (true, ..) => self.let_go(now, key),
-            (false, 1.., _) => org.place = Place::Held,
-            (false, 0, true) => self.make_due(key),
-            (false, 0, false) => self.line_up(now, key),
+            (false, false, _) => org.place = Place::Held,
+            (false, true, true) => self.make_due(key),
+            (false, true, false) => self.line_up(now, key),
         }
     }
 
@@ -449,7 +452,7 @@ impl Lanes {
         let rate = self.rate;
         let Some(org) = self.org_mut(key) else { return };
         let token_at = org.bucket.token_at(rate);
-        if org.held > 0 {
+        if !org.held.is_empty() {
             org.place = Place::Held;
         } else if token_at <= now {
             self.make_due(key);
@@ -474,7 +477,8 @@ impl Lanes {
         let is_over = |org: &mut Org| {
             org.place == Place::Idle
                 && org.bucket.full_at() <= now
-                && (org.held, org.returns) == (0, 0)
+                && org.held.is_empty()
+                && org.returns == 0
         };
         let slot = self.orgs.get_mut(key.0 as usize);
         if let Some(org) = slot.and_then(|org| org.take_if(is_over)) {
@@ -500,7 +504,7 @@ impl Lanes {
                 runs: Vec::new(),
                 wire_bytes: 0,
                 events_max: None,
-                held: 0,
+                held: BTreeSet::new(),
                 returns: 0,
             });
         }

@@ -32,6 +32,10 @@ fn entry(org: &str, id: i64) -> Arc<Entry> {
     })
 }
 
+fn event(id: u8) -> EventId {
+    EventId::from_bytes([id; 16])
+}
+
 /// Numbers of chunks, as a ledger gives them.
 fn chunks<const N: usize>() -> [ChunkId; N] {
     let position = Position::at(Snapshot::empty());
@@ -314,21 +318,25 @@ fn an_org_that_is_held_waits_and_the_others_do_not() {
     lanes.push(at(0), entry("a", 1), chunk);
     let parcel = take_one(&mut lanes, at(0)).unwrap();
     lanes.push(at(0), entry("a", 2), chunk);
-    lanes.refused(at(0), parcel.org, true);
+    lanes.refused(at(0), parcel.org, Some(event(1)));
     lanes.push(at(0), entry("b", 3), chunk);
     assert_eq!(&*take_one(&mut lanes, at(0)).unwrap().org_id, "b");
     lanes.push(at(50), entry("a", 4), chunk);
     assert!(take(&mut lanes, at(9_000)).is_empty());
-    lanes.release(at(9_000), parcel.org);
+    lanes.release(at(9_000), parcel.org, event(1));
     assert_eq!(ids(&take_one(&mut lanes, at(9_000)).unwrap()), [2, 4]);
 
     // Held from the start, before there is anything to send.
-    lanes.hold(&"c".into(), 2);
+    for id in [6, 7, 7] {
+        lanes.hold(&"c".into(), event(id));
+    }
     lanes.push(at(9_000), entry("c", 5), chunk);
     assert!(take(&mut lanes, at(9_000)).is_empty());
     let key = lanes.key_of(&"c".into());
-    lanes.release(at(9_000), key);
-    assert!(take(&mut lanes, at(9_000)).is_empty());
-    lanes.release(at(9_000), key);
+    for id in [8, 7, 7] {
+        lanes.release(at(9_000), key, event(id));
+    }
+    assert!(take(&mut lanes, at(9_000)).is_empty(), "it waits for one more");
+    lanes.release(at(9_000), key, event(6));
     assert_eq!(ids(&take_one(&mut lanes, at(9_000)).unwrap()), [5]);
 }

@@ -149,8 +149,8 @@ pub enum Effect {
     /// Send this on the lane, which has nothing on the way.
     Send { lane: usize, request: RequestId, batch: Arc<Batch> },
     /// Take events that are due to be sent again out of the table, until their `memory_bytes`
-    /// reach `bytes_max`, one at least if one is due; `with_held`: and say which orgs have any
-    /// that were refused.
+    /// reach `bytes_max`, one at least if one is due; `with_held`: and say which
+    /// were refused, due or not.
     LookForReturns { events_max: usize, bytes_max: usize, with_held: bool },
     /// Make this durable, as one.
     Record(Record),
@@ -382,8 +382,8 @@ impl State {
     fn found(&mut self, now: Time, page: Page) {
         let count = page.returns.len();
         self.returns.found(now, count, page.next_in);
-        for (org_id, retries) in &page.held {
-            self.lanes.hold(org_id, *retries);
+        for (org_id, event_id) in &page.held {
+            self.lanes.hold(org_id, *event_id);
         }
         // Events of an org that were never refused travel together; a refused one alone.
         let mut together: HashMap<Arc<str>, Vec<Arc<Entry>>> = HashMap::new();

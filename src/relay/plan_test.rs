@@ -82,7 +82,7 @@ impl Desk {
             self.next_id += 1;
             Entry {
                 id: EntryId(id),
-                event_id: EventId::from_bytes([0; 16]),
+                event_id: EventId::from_bytes(i128::from(id).to_be_bytes()),
                 kind: self.kind.clone(),
                 org_id: org.into(),
                 event_count: 1,
@@ -498,6 +498,7 @@ fn an_org_keeps_its_order_while_its_poison_is_looked_for() {
 fn page(desk: &mut Desk, org: &str, id: i64, attempts: u32) -> Page {
     let mut event = desk.chunk(&[org]).entries.remove(0);
     event.id = EntryId(id);
+    event.event_id = EventId::from_bytes(i128::from(id).to_be_bytes());
     Page { returns: vec![Return { event, attempts }], ..Page::default() }
 }
 
@@ -577,7 +578,7 @@ fn in_strict_order_a_relay_begins_by_asking_whom_to_hold() {
     let [Effect::LookForReturns { with_held: true, .. }, Effect::Report(_)] = &effects[..] else {
         panic!("{effects:?}");
     };
-    let held = vec![("a".into(), 1)];
+    let held = vec![("a".into(), EventId::from_bytes([1; 16]))];
     let next_in = Some(Duration::from_ms(500));
     let effects = desk.step(Input::Returns(Page { returns: Vec::new(), next_in, held }));
     assert!(matches!(&effects[..], [Effect::Read { .. }]), "{effects:?}");
@@ -663,4 +664,26 @@ fn a_damaged_entry_is_found_among_what_is_sent_again() {
     let mut sink = Poisoned::new(&[1], false);
     sink.serve(&mut desk, &effects);
     assert_eq!(fates(&desk), [('r', 1), ('a', 0)]);
+}
+
+#[test]
+fn an_event_that_is_in_two_places_holds_its_org_once() {
+    let mut desk = Desk::new(|settings| settings.order = Order::Strict);
+    desk.step(Input::Tick);
+    // A dead letter was redriven, and a crash has brought the cursor back before it.
+    let mut sink = Poisoned::new(&[1], true);
+    let effects = desk.read(&["a", "a"]);
+    sink.serve(&mut desk, &effects);
+    let redriven = page(&mut desk, "a", 1, 0);
+    desk.pages.push_back(redriven);
+    let effects = desk.step(Input::ReturnsExpected);
+    sink.serve(&mut desk, &effects);
+    assert_eq!(fates(&desk), [('r', 1), ('r', 1)]);
+    let retry = page(&mut desk, "a", 1, 1);
+    desk.pages.push_back(retry);
+    sink.ids.clear();
+    let due = desk.deadline_ms().unwrap();
+    let effects = desk.at(due);
+    sink.serve(&mut desk, &effects);
+    assert_eq!(sink.delivered, [1, 2]);
 }

@@ -38,8 +38,9 @@ pub struct Page {
     pub returns: Vec<Return>,
     /// When the next one is due; zero when more of them are.
     pub next_in: Option<Duration>,
-    /// Orgs with events that were refused, and how many: asked for at the first look alone.
-    pub held: Vec<(Arc<str>, u32)>,
+    /// The events that were refused, due or not, each with its org: asked for at the first look
+    /// alone.
+    pub held: Vec<(Arc<str>, EventId)>,
 }
 
 #[derive(Debug, Default)]

@@ -78,13 +78,11 @@ impl State {
                     }
                     self.lanes.delivered(now, parcel.org);
                 }
-                Backing::Retries { attempts, .. } => {
+                Backing::Retries { .. } => {
                     for event in &parcel.entries {
                         let fate = Fate::Arrived { event_id: event.event_id };
                         self.returns.settle(now, fate, true);
-                    }
-                    if self.holds(attempts) {
-                        self.lanes.release(now, parcel.org);
+                        self.lanes.release(now, parcel.org, event.event_id);
                     }
                     self.lanes.returned(now, parcel.org);
                 }
@@ -134,6 +132,7 @@ impl State {
             return self.lanes.put_back(parcel, Again::Alone { events_max });
         }
         let Some(event) = parcel.entries.first() else { return };
+        let event_id = event.event_id;
         self.let_go(event);
         self.sated &= self.gauges.held_bytes >= self.settings.memory_limit_bytes / 2;
         let before = match parcel.backing {
@@ -149,15 +148,14 @@ impl State {
                 for run in runs {
                     self.ledger.settle(run.chunk, run.entries);
                 }
-                let hold = self.holds(attempts) && !is_dead;
-                self.lanes.refused(now, parcel.org, hold);
+                let holds = self.settings.order == Order::Strict && !is_dead;
+                self.lanes.refused(now, parcel.org, holds.then_some(event_id));
             }
             Backing::Retries { .. } => {
                 self.returns.settle(now, fate, true);
-                match (self.holds(before), self.holds(attempts) && !is_dead) {
-                    (true, false) => self.lanes.release(now, parcel.org),
-                    (false, true) => self.lanes.hold(&parcel.org_id, 1),
-                    _ => {}
+                // One that was redriven or replayed holds nothing: its place is past.
+                if is_dead {
+                    self.lanes.release(now, parcel.org, event_id);
                 }
                 self.lanes.returned(now, parcel.org);
             }
@@ -179,12 +177,6 @@ impl State {
         }
         let wait = retry::retry_at(now, attempts, chance).since(now);
         Fate::Retry { event, attempts, wait, failure }
-    }
-
-    /// Whether an event that was refused so often holds back what comes after it. One that was
-    /// redriven or replayed does not: its place is past.
-    fn holds(&self, attempts: u32) -> bool {
-        attempts > 0 && self.settings.order == Order::Strict
     }
 
     fn let_go(&mut self, entry: &Entry) {
