@@ -67,14 +67,15 @@ impl Returns {
         self.looked
     }
 
-    /// Somebody may have put events there.
-    pub fn expect(&mut self, now: Time) {
-        self.due_at = Some(self.due_at.map_or(now, |at| at.min(now)));
+    /// Events that are there, or are put there now, are due at this time.
+    pub fn expect(&mut self, at: Time) {
+        self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
     }
 
-    /// Whether to look now; if so, the look is under way.
+    /// Whether to look now; if so, the look is under way. What becomes due while it is may not be
+    /// in what it sees, and is due after it.
     pub fn look(&mut self, now: Time) -> bool {
-        let is_due = self.is_free() && self.due_at.is_some_and(|at| at <= now);
+        let is_due = self.is_free() && self.due_at.take_if(|at| *at <= now).is_some();
         self.looking |= is_due;
         is_due
     }
@@ -89,7 +90,9 @@ impl Returns {
         self.looked = true;
         self.taken += count;
         // Always later: a look that brings nothing must not call for the next at once.
-        self.due_at = next_in.map(|wait| now.plus(wait.max(Duration::from_ms(1))));
+        if let Some(wait) = next_in {
+            self.expect(now.plus(wait.max(Duration::from_ms(1))));
+        }
     }
 
     pub fn look_failed(&mut self, retry_at: Time) {
@@ -100,8 +103,7 @@ impl Returns {
     /// An event has a fate. `was_taken`: it came from the table.
     pub fn settle(&mut self, now: Time, fate: Fate, was_taken: bool) {
         if let Fate::Retry { wait, .. } = fate {
-            let at = now.plus(wait);
-            self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
+            self.expect(now.plus(wait));
         }
         self.taken -= usize::from(was_taken);
         self.fates.push(fate);
@@ -130,5 +132,48 @@ impl Returns {
     /// No event of the last look is without a fate, and none of their fates is unrecorded.
     fn is_free(&self) -> bool {
         !self.looking && self.taken == 0 && self.fates.is_empty() && self.recording.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Time {
+        Time::from_ms(ms)
+    }
+
+    #[test]
+    fn what_is_expected_during_a_look_is_looked_for_after_it() {
+        let mut returns = Returns::new(at(0));
+        assert!(returns.look(at(5)));
+        assert_eq!((returns.look(at(5)), returns.deadline()), (false, None));
+        returns.expect(at(6));
+        returns.found(at(7), 0, Some(Duration::from_ms(100)));
+        assert_eq!(returns.deadline(), Some(at(6)));
+        assert!(returns.look(at(7)));
+        returns.found(at(8), 0, Some(Duration::from_ms(100)));
+        assert_eq!(returns.deadline(), Some(at(108)));
+        assert!(!returns.look(at(107)));
+        assert!(returns.look(at(108)));
+        returns.found(at(109), 0, None);
+        assert_eq!(returns.deadline(), None);
+    }
+
+    #[test]
+    fn the_next_look_waits_until_all_of_the_last_are_recorded() {
+        let mut returns = Returns::new(at(0));
+        assert!(returns.look(at(0)));
+        returns.found(at(0), 1, Some(Duration::from_ms(0)));
+        assert_eq!((returns.look(at(1)), returns.deadline()), (false, None));
+        returns.settle(at(1), Fate::Arrived { event_id: EventId::from_bytes([1; 16]) }, true);
+        assert!(!returns.look(at(1)), "its fate is not recorded");
+        assert_eq!(returns.begin_record().len(), 1);
+        assert!(!returns.look(at(1)), "nor yet");
+        returns.record_failed();
+        assert!(returns.has_fates() && !returns.look(at(1)));
+        returns.begin_record();
+        returns.record_succeeded();
+        assert!(returns.look(at(1)));
     }
 }
