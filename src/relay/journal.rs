@@ -15,7 +15,7 @@ use crate::sink::Outcome;
 const LINES_MAX: usize = 1_000;
 
 /// One request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     pub sent_at: Time,
     pub answered_at: Time,
@@ -24,7 +24,7 @@ pub struct Line {
 }
 
 /// One of its messages.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
     pub org_id: Arc<str>,
     pub first_id: EntryId,
