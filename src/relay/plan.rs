@@ -223,7 +223,7 @@ pub struct Counters {
 /// What the relay holds at this moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
-    /// Read and without outcome, on the way included.
+    /// Read and without outcome, on the way included; and refused, until that is recorded.
     pub held_events: u64,
     pub held_bytes: usize,
     pub requests_in_flight: usize,
@@ -425,8 +425,14 @@ impl State {
 
     fn recorded_all(&mut self) {
         self.ledger.record_succeeded();
-        self.returns.record_succeeded();
         self.journal.record_succeeded();
+        for fate in self.returns.record_succeeded() {
+            match fate {
+                Fate::Retry { event, .. } | Fate::Dead { event, .. } => self.let_go(&event),
+                Fate::Arrived { .. } => {}
+            }
+        }
+        self.have_let_go();
     }
 
     fn record_failed(&mut self, now: Time, chance: u64) {

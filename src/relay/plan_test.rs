@@ -687,3 +687,22 @@ fn an_event_that_is_in_two_places_holds_its_org_once() {
     sink.serve(&mut desk, &effects);
     assert_eq!(sink.delivered, [1, 2]);
 }
+
+#[test]
+fn what_is_refused_is_held_until_its_fate_is_recorded() {
+    let mut desk = Desk::new(|settings| settings.memory_limit_bytes = 500);
+    desk.step(Input::Tick);
+    let (request, _) = only_send(&desk.read(&["a"]));
+    let effects = desk.answer(request, INVALID);
+    assert!(record(&effects).is_some());
+    let (request, _) = only_send(&desk.read(&["b"]));
+    let reads = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Read { .. }));
+    assert!(!reads(&desk.answer(request, INVALID)));
+    assert_eq!(desk.state.gauges().held_events, 2);
+    assert!(!reads(&desk.step(Input::Woken)), "memory is full of what the database must take");
+    desk.step(Input::RecordFailed);
+    let due = desk.deadline_ms().unwrap();
+    assert!(record(&desk.at(due)).is_some());
+    assert!(reads(&desk.step(Input::Recorded)));
+    assert_eq!(desk.state.gauges().held_bytes, 0);
+}

@@ -119,8 +119,9 @@ impl Returns {
         self.recording.clone()
     }
 
-    pub fn record_succeeded(&mut self) {
-        self.recording.clear();
+    /// Returns what is recorded now.
+    pub fn record_succeeded(&mut self) -> Vec<Fate> {
+        std::mem::take(&mut self.recording)
     }
 
     pub fn record_failed(&mut self) {
@@ -173,7 +174,7 @@ mod tests {
         returns.record_failed();
         assert!(returns.has_fates() && !returns.look(at(1)));
         returns.begin_record();
-        returns.record_succeeded();
+        assert_eq!(returns.record_succeeded().len(), 1);
         assert!(returns.look(at(1)));
     }
 }

@@ -88,7 +88,7 @@ impl State {
                 }
             }
         }
-        self.sated &= self.gauges.held_bytes >= self.settings.memory_limit_bytes / 2;
+        self.have_let_go();
     }
 
     /// The sink does not take a message of this request: finds out which, and which event of it.
@@ -133,8 +133,6 @@ impl State {
         }
         let Some(event) = parcel.entries.first() else { return };
         let event_id = event.event_id;
-        self.let_go(event);
-        self.sated &= self.gauges.held_bytes >= self.settings.memory_limit_bytes / 2;
         let before = match parcel.backing {
             Backing::Outbox(_) => 0,
             Backing::Retries { attempts, .. } => attempts,
@@ -179,9 +177,14 @@ impl State {
         Fate::Retry { event, attempts, wait, failure }
     }
 
-    fn let_go(&mut self, entry: &Entry) {
+    /// Needs the entry no longer: it was delivered, or its fate is recorded and holds it.
+    pub(super) fn let_go(&mut self, entry: &Entry) {
         self.gauges.held_bytes -= entry.memory_bytes();
         self.gauges.held_events -= u64::from(entry.event_count);
+    }
+
+    pub(super) fn have_let_go(&mut self) {
+        self.sated &= self.gauges.held_bytes >= self.settings.memory_limit_bytes / 2;
     }
 }
 
