@@ -405,11 +405,6 @@ impl State {
         }
     }
 
-    fn returns_failed(&mut self, now: Time, chance: u64) {
-        self.read_failures = self.read_failures.saturating_add(1);
-        self.returns.look_failed(retry::retry_at(now, self.read_failures, chance));
-    }
-
     /// With strict order nothing may be read until it is known which orgs wait for a retry: what
     /// is lined up already would not wait.
     fn knows_no_holds(&self) -> bool {
@@ -609,7 +604,7 @@ pub fn step(state: &mut State, now: Time, chance: u64, input: Input, effects: &m
         Input::Read(chunk) => state.read(now, chunk),
         Input::ReadFailed => state.read_failed(now, chance),
         Input::Returns(page) => state.found(now, page),
-        Input::ReturnsFailed => state.returns_failed(now, chance),
+        Input::ReturnsFailed => state.returns.look_failed(now, chance),
         Input::ReturnsExpected => state.returns.expect(now),
         Input::Answered { request, outcome, named, tally } => {
             if state.answered(now, chance, request, outcome, &named) {

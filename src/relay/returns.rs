@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::event::{Entry, EventId};
 use crate::relay::time::{Duration, Time};
+use crate::retry;
 use crate::sink::Failure;
 
 /// What becomes of an event that was refused, or was sent again. Recorded in one transaction with
@@ -54,6 +55,7 @@ pub struct Returns {
     due_at: Option<Time>,
     looking: bool,
     looked: bool,
+    failures: u32,
 }
 
 impl Returns {
@@ -88,6 +90,7 @@ impl Returns {
     pub fn found(&mut self, now: Time, count: usize, next_in: Option<Duration>) {
         self.looking = false;
         self.looked = true;
+        self.failures = 0;
         self.taken += count;
         // Always later: a look that brings nothing must not call for the next at once.
         if let Some(wait) = next_in {
@@ -95,9 +98,10 @@ impl Returns {
         }
     }
 
-    pub fn look_failed(&mut self, retry_at: Time) {
+    pub fn look_failed(&mut self, now: Time, chance: u64) {
         self.looking = false;
-        self.due_at = Some(retry_at);
+        self.failures = self.failures.saturating_add(1);
+        self.due_at = Some(retry::retry_at(now, self.failures, chance));
     }
 
     /// An event has a fate. `was_taken`: it came from the table.
@@ -137,6 +141,7 @@ impl Returns {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -159,6 +164,22 @@ mod tests {
         assert!(returns.look(at(108)));
         returns.found(at(109), 0, None);
         assert_eq!(returns.deadline(), None);
+    }
+
+    #[test]
+    fn looks_that_fail_wait_longer_each_time_until_one_succeeds() {
+        let mut returns = Returns::new(at(0));
+        let mut waits = Vec::new();
+        for turn in 0..4 {
+            assert!(returns.look(at(0)));
+            returns.look_failed(at(0), 499);
+            waits.push(returns.deadline().unwrap().as_ms());
+            if turn == 2 {
+                returns.found(at(0), 0, None);
+            }
+            returns.expect(at(0));
+        }
+        assert_eq!(waits, [250, 500, 500, 250]);
     }
 
     #[test]
