@@ -14,10 +14,11 @@
 //!
 //! Not counted, because we cannot see it: deliveries to subscribers, what other servers send,
 //! and what a relay sent before it was restarted. `events_per_second` is to be set to what the
-//! tenant's limit leaves beside these; the sink's 429 is the net below. It teaches: the limit
-//! becomes a little less than what was sent in the last minute, and grows back by a tenth every ten
-//! seconds without another, as TCP does it (multiplicative both ways, since limits differ by
-//! orders of magnitude).
+//! tenant's limit leaves beside these; the sink's 429 is the net below. It teaches: what was sent
+//! of late, or the limit in force if that is less, is halved, and grows back by a tenth every few
+//! seconds without another 429. Multiplicative both ways, since limits differ by orders of
+//! magnitude (Chiu and Jain, 1989, argue for additive growth to be fair among many senders: here
+//! is one).
 
 use crate::relay::time::{Duration, Time};
 
@@ -87,11 +88,8 @@ const BATCH_PERCENT: u64 = 95;
 /// message a second brings [`RATE_PERCENT`] units.
 const MESSAGE_UNITS: u64 = 100_000;
 
-/// The share of what was sent in the last minute that a refusal for its rate leaves, in percent.
-const LEARNED_PERCENT: u64 = 80;
-
-/// A limit that was learned grows by a tenth in this time.
-const GROWTH: Duration = Duration::from_ms(10_000);
+/// A limit that was learned grows by a tenth in this time: a wrong lesson is forgotten in minutes.
+const GROWTH: Duration = Duration::from_ms(5_000);
 
 /// Beyond this a tenant without a configured limit has none again.
 const LEARNED_MAX: u32 = 10_000;
@@ -147,13 +145,17 @@ impl Budget {
     /// The sink refused a request for its rate.
     pub fn throttled(&mut self, now: Time) {
         self.turn(now);
-        let sent: u64 = self.slices.iter().copied().map(u64::from).sum();
-        let seconds = SLICES as u64 * SLICE_MS / 1_000;
-        let rate = (sent * LEARNED_PERCENT / 100 / seconds).max(1);
-        let rate = u32::try_from(rate).unwrap_or(u32::MAX);
-        let known = self.learned.map_or(u32::MAX, |(rate, _)| rate);
-        self.learned = Some((rate.min(known), now));
+        let in_force = if self.limit == 0 { LEARNED_MAX } else { self.limit };
+        let of_late = self.sums().get(SLICES_A_BUCKET).copied().unwrap_or_default();
+        let rate = match u32::try_from(of_late * 1_000 / BUCKET_MS).unwrap_or(u32::MAX) {
+            0 => in_force,
+            rate => rate.min(in_force),
+        };
+        self.learned = Some(((rate / 2).max(1), now));
         self.apply();
+        // The account was kept for another limit. From here on it begins with nothing to spend.
+        self.slices = [0; SLICES];
+        self.lacking = self.capacity();
     }
 
     /// The limit in force; 0 is none.
@@ -203,12 +205,16 @@ impl Budget {
         now.plus(Duration::from_ms(SHORTAGE_MS))
     }
 
-    /// Messages that the token bucket has. Its size is one message at least: a limit of one a
-    /// second can be used too.
+    /// Messages that the token bucket has.
     fn tokens(&self) -> u64 {
+        self.capacity().saturating_sub(self.lacking) / MESSAGE_UNITS
+    }
+
+    /// The size of the token bucket in its units, one message at least: a limit of one a second
+    /// can be used too.
+    fn capacity(&self) -> u64 {
         let burst = (u64::from(self.limit) * BURST_PERCENT).saturating_sub(BURST_LESS * 100);
-        let capacity = (burst * MESSAGE_UNITS / 100).max(MESSAGE_UNITS);
-        capacity.saturating_sub(self.lacking) / MESSAGE_UNITS
+        (burst * MESSAGE_UNITS / 100).max(MESSAGE_UNITS)
     }
 
     /// Messages that the worst average leaves.

@@ -9,7 +9,7 @@
 //! dropping [`Couriers`] ends those that are idle and lets go of those that are not.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TrySendError};
 use std::thread;
@@ -238,10 +238,24 @@ fn post(agent: &Agent, endpoint: &dyn Endpoint, body: &[u8]) -> Result<(u16, Vec
     }
     let mut response = request.send(body).map_err(|error| outcome_of(&error))?;
     let status = response.status().as_u16();
-    let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX);
-    // The status has decided. An answer that is too long or breaks off costs the connection, and
-    // says no more than an empty one.
-    Ok((status, answer.read_to_vec().unwrap_or_default()))
+    let mut answer = Vec::new();
+    let mut rest = response.body_mut().as_reader().take(ANSWER_BYTES_MAX);
+    match rest.read_to_end(&mut answer) {
+        // A sink that says yes and breaks off may not be the sink: what it meant is unknown.
+        Err(error) if response.status().is_success() => {
+            Err(unless_refused(outcome_of(&ureq::Error::from(error))))
+        }
+        // Else the status has decided.
+        _ => Ok((status, answer)),
+    }
+}
+
+/// An outcome after the request has been sent.
+fn unless_refused(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Refused(failure) => Outcome::Unknown(failure),
+        other => other,
+    }
 }
 
 /// What an error says of the request: refused if it cannot have arrived, else unknown.

@@ -45,10 +45,7 @@ static NEXT: Statement = Statement::new(
 );
 
 static HELD: Statement = Statement::new(
-    c"select r.org_id, pg_catalog.count(*)::pg_catalog.int4
-      from _private.retries r
-      where r.sink = $1 and r.attempts > 0
-      group by r.org_id",
+    c"select r.org_id, r.event_id from _private.retries r where r.sink = $1 and r.attempts > 0",
     1,
 );
 
@@ -168,8 +165,8 @@ pub fn look(sink: &str, bounds: PageBounds, with_held: bool) -> Result<Page, Fai
             }
             if with_held {
                 HELD.run(&[Some(sink)], |row| {
-                    let held = row.text(1).zip(row.i32(2));
-                    page.held.extend(held.map(|(org, count)| (org.into(), count.unsigned_abs())));
+                    let event_id = row.uuid(2).map(EventId::from_bytes);
+                    page.held.extend(row.text(1).map(Into::into).zip(event_id));
                 });
             }
             Ok(page)
