@@ -66,12 +66,13 @@ mod tests {
     fn what_a_position_covers_sql_says_too() {
         Spi::run(
             "insert into _private.outbox_3 (id, xid, created_at, event_id, event_count, type_id,
-                                            org_id, ids)
-             select x * 100 + n, x::text::xid8, now(), gen_random_uuid(), 1, 1, 'org', '[1]'
+                                            home, org_id, ids)
+             select x * 100 + n, x::text::xid8, now(), gen_random_uuid(), 1, 1,
+                    _private.home_mark(), 'org', '[1]'
              from generate_series(3, 25) x, generate_series(1, 2) n;
              insert into _private.sinks (sink, kind, options) values ('covered', 'realtime', '{}');
-             insert into _private.cursors (sink, position, system_identifier)
-             values ('covered', '3:3:', 0)",
+             insert into _private.cursors (sink, position, system_identifier, database, outbox)
+             select 'covered', '3:3:', h.* from _private.current_home() h",
         )
         .unwrap();
         let mut chance = Chance(20_260_228);
@@ -115,7 +116,7 @@ mod tests {
             from _private.cursors c cross join lateral _private.entries_after(c) e
             where c.sink = 'covered' and e.xid < '100'");
         let kept = ids("select array_agg(o.id order by o.id) from _private.outbox_3 o
-            where not _private.is_done(o.id, o.xid) and o.xid < '100'");
+            where not _private.is_done(o.id, o.xid, o.home) and o.xid < '100'");
         assert_eq!(after, kept, "{position:?}");
         after
     }

@@ -13,9 +13,10 @@ mod tests {
         Spi::run(&format!(
             "do $$ begin execute format(
                  'insert into _private.outbox_%s (id, xid, created_at, event_id, event_count,
-                                                  type_id, org_id, ids)
+                                                  type_id, home, org_id, ids)
                   select x, x::text::xid8, now() - interval ''{minutes} minutes'',
-                         gen_random_uuid(), 3, 1, ''org'', ''[1,2,3]''
+                         gen_random_uuid(), 3, 1, _private.home_mark(), ''org'',
+                         ''[1,2,3]''
                   from unnest(''{{{xids}}}''::bigint[]) x', {SEGMENT}); end $$"
         ))
         .unwrap();
@@ -29,8 +30,8 @@ mod tests {
             "insert into _private.sinks (sink, kind, options) values ('pruned', 'realtime', '{{}}')
              on conflict do nothing;
              insert into _private.cursors (sink, position, window_end, last_processed_id,
-                                           system_identifier)
-             values ('pruned', '{position}', {end}, {last_id}, 0)
+                                           system_identifier, database, outbox)
+             select 'pruned', '{position}', {end}, {last_id}, h.* from _private.current_home() h
              on conflict (sink, shard) do update
              set position = excluded.position, window_end = excluded.window_end,
                  last_processed_id = excluded.last_processed_id"
@@ -105,8 +106,8 @@ mod tests {
         Spi::run(
             "insert into _private.sinks (sink, kind, options, enabled)
              values ('disabled', 'realtime', '{}', false);
-             insert into _private.cursors (sink, position, system_identifier)
-             values ('disabled', '50:50:', 0)",
+             insert into _private.cursors (sink, position, system_identifier, database, outbox)
+             select 'disabled', '50:50:', h.* from _private.current_home() h",
         )
         .unwrap();
         assert_eq!(prune(30), 0);

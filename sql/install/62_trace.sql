@@ -157,7 +157,7 @@ as $$
     from _private.entry_of(trace_now.event_id) o
     cross join _private.cursors c
     join outbox.status s on s.sink = c.sink and s.shard = c.shard
-    where not _private.has_passed(c, o.id, o.xid)
+    where not _private.has_passed(c, o.id, o.xid, o.home)
     union all
     select clock_timestamp(), null, 'stored', 'there is no sink: outbox.set_sink makes one'
     where exists (select from _private.entry_of(trace_now.event_id))
