@@ -25,6 +25,7 @@ const CORE: &[&str] = &[
     "src/envelope.rs",
     "src/error.rs",
     "src/event.rs",
+    "src/home.rs",
     "src/json.rs",
     "src/relay/health.rs",
     "src/relay/journal.rs",

@@ -31,7 +31,8 @@ create function _private.home_mark() returns smallint
 language c stable as 'MODULE_PATHNAME', 'home_mark_wrapper';
 comment on function _private.home_mark() is 'The two bytes of the current home that entries bear.';
 
-create function _private.home_mark(system_identifier bigint, database oid, outbox oid) returns smallint
+create function _private.home_mark(system_identifier bigint, database oid, outbox oid)
+returns smallint
 language c immutable strict parallel safe as 'MODULE_PATHNAME', 'home_mark_of_wrapper';
 comment on function _private.home_mark(bigint, oid, oid) is
     'The two bytes of a home that its entries bear.';
@@ -44,7 +45,8 @@ create function _private.is_at_home(cursor_row _private.cursors) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select _private.is_home((cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox);
+    select _private.is_home(
+        (cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox);
 $$;
 comment on function _private.is_at_home(_private.cursors) is
     'Whether a cursor is of this database. If not, the database is a copy: nothing is sent by it, and nothing pruned.';
@@ -214,7 +216,8 @@ as $$
     from _private.outbox o
     cross join (
         select _private.home_mark(),
-               _private.home_mark((cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox)
+               _private.home_mark(
+                   (cursor_row).system_identifier, (cursor_row).database, (cursor_row).outbox)
     ) as mark (here, there)
     where case
         when o.home <> mark.there then o.home <> mark.here and o.id > (cursor_row).since_id
@@ -413,7 +416,9 @@ as $$
            or o.id > (cursor_row).last_processed_id
            or not pg_visible_in_snapshot(o.xid, (cursor_row).window_end))
     union all
-    select * from _private.left_behind(cursor_row) where not (select _private.is_at_home(cursor_row))
+    select *
+    from _private.left_behind(cursor_row)
+    where not (select _private.is_at_home(cursor_row))
     union all
     select o.*
     from _private.outbox o
@@ -502,7 +507,8 @@ $$;
 comment on function _private.has_passed(_private.cursors, bigint, xid8, smallint) is
     'Whether an entry has an outcome at this cursor.';
 
-create function _private.is_done(entry_id bigint, entry_xid xid8, entry_home smallint) returns boolean
+create function _private.is_done(entry_id bigint, entry_xid xid8, entry_home smallint)
+returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
