@@ -123,6 +123,46 @@ describe('where it runs', () => {
   });
 });
 
+describe('a paused sink', () => {
+  /** A database whose sink is paused with one event unsent. */
+  async function openPaused() {
+    const receiver = await startSink();
+    const { name, client } = await openDatabase({ sinkUrl: receiver.url });
+    await client.query('select outbox.pause()');
+    await takenUp(client);
+    await client.query("select outbox.drop_sink('other'); insert into job (org_id) values ('paused')");
+    return { name, client, receiver };
+  }
+
+  /** The relay has taken up the sinks as they are once it runs another one. @param {import('pg').Client} client */
+  async function takenUp(client) {
+    await client.query("select outbox.set_sink('other', 'realtime', $1)",
+      [JSON.stringify({ url: sink.url, jwt_secret: 'realtime' })]);
+    await waitForValue(client, "select state = 'running' from outbox.status where sink = 'other'", 'the other sink');
+    await client.query("insert into job (org_id) values ('other')");
+    await waitForValue(client, "select lag_events = 0 from outbox.status where sink = 'other'", 'its event');
+  }
+
+  test('sends nothing when its options change, nor when the relay starts, until it is resumed', async () => {
+    const { name, client, receiver } = await openPaused();
+    await client.query("select outbox.set_sink('realtime', 'realtime', $1)",
+      [JSON.stringify({ url: receiver.url, jwt_secret: 'realtime', window_ms: 300 })]);
+    await takenUp(client);
+    assert.deepEqual(receiver.requests, [], 'after its options changed');
+    await client.query("select outbox.drop_sink('other')");
+    const { pid } = await relayOf(admin, name);
+    await admin.query('select pg_terminate_backend($1)', [pid]);
+    await waitUntil(async () => ((await relayOf(admin, name))?.pid ?? pid) !== pid, 'another relay');
+    await takenUp(client);
+    assert.deepEqual(receiver.requests, [], 'after the start of the relay');
+    await client.query("select outbox.resume('realtime')");
+    await delivered(client);
+    assert.deepEqual(receiver.events().map(({ org_id }) => org_id).sort(), ['other', 'other', 'other', 'paused']);
+    await client.end();
+    await receiver.stop();
+  });
+});
+
 describe('in nobody\'s way', () => {
   test('DROP DATABASE', async () => {
     const { name, client } = await openDatabase({ sinkUrl: sink.url });

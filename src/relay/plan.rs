@@ -308,6 +308,11 @@ impl State {
         }
     }
 
+    /// Waits for [`Input::Resume`] before it reads.
+    pub fn paused(self) -> Self {
+        Self { mode: Mode::Paused, ..self }
+    }
+
     pub fn counters(&self) -> Counters {
         self.counters
     }

@@ -29,6 +29,7 @@ pub struct SinkRun {
     reader: Reader,
     status: SinkStatus,
     was_failing: bool,
+    is_enabled: bool,
     rate_from: (Time, u64),
     /// Takes over when nothing is on its way any more, so that nothing is sent twice or out of
     /// order for a change of options.
@@ -50,6 +51,7 @@ impl SinkRun {
             reader: Reader::new(number),
             status: SinkStatus { sink: row.name.clone(), ..SinkStatus::default() },
             was_failing: false,
+            is_enabled: false,
             rate_from: (Time::from_ms(0), 0),
             successor: None,
             trouble: None,
@@ -80,13 +82,19 @@ impl SinkRun {
             return;
         }
         self.row.is_paused = row.is_paused;
+        self.comply(clock);
         self.feed(clock, Input::Configure(self.setup.settings()));
         self.feed(clock, Input::ReturnsExpected);
     }
 
-    /// Pauses or resumes, as the sink's row and the settings say.
+    /// Pauses or resumes, as the sink's row and the settings say. Until the first call it is paused.
     pub fn steer(&mut self, clock: &mut Clock, enabled: bool) {
-        let should_run = enabled && !self.row.is_paused && self.successor.is_none();
+        self.is_enabled = enabled;
+        self.comply(clock);
+    }
+
+    fn comply(&mut self, clock: &mut Clock) {
+        let should_run = self.is_enabled && !self.row.is_paused && self.successor.is_none();
         let runs = self.plan.status().state != SinkState::Paused;
         match (should_run, runs) {
             (true, false) => self.feed(clock, Input::Resume),
@@ -138,11 +146,11 @@ impl SinkRun {
                 self.plan = setup.plan(&row);
                 self.setup = setup;
                 self.row = row;
-                self.wake(clock);
+                self.comply(clock);
             }
             Err(error) => {
                 log!("pg_outbox: sink {} keeps its old options: {}", self.row.name, error.message);
-                self.feed(clock, Input::Resume);
+                self.comply(clock);
             }
         }
     }

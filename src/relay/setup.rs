@@ -58,8 +58,9 @@ impl Setup {
         Ok(Couriers::new(endpoint, HttpOptions::new(&self.options)?, hooks))
     }
 
+    /// Paused, until somebody has looked whether it may run.
     pub fn plan(&self, row: &SinkRow) -> State {
-        State::new(self.settings(), row.position.clone())
+        State::new(self.settings(), row.position.clone()).paused()
     }
 
     pub fn settings(&self) -> Settings {
