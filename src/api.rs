@@ -4,15 +4,16 @@
 use crate::capture::buffer::Kind;
 use crate::capture::{self, Identity};
 use crate::config::{self, SinkKind, SinkOptions};
-use crate::cursor::{Position, Snapshot};
 use crate::doorbell::{self, News};
 use crate::error::{Error, ErrorKind};
 use crate::event::EventId;
 use crate::home::Home;
 use crate::pg::call::Argument;
 use crate::pg::report::raise;
+use crate::pg::value::Encoding;
 use crate::pg::{shmem, user, worker};
-use pgrx::datum::{DatumWithOid, JsonB, Uuid};
+use pgrx::datum::{AnyElement, DatumWithOid, Uuid};
+use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
 
 /// Bytes that the ids of an emitted event may have.
@@ -20,18 +21,26 @@ const EMIT_IDS_BYTES_MAX: usize = 8 << 10;
 /// Bytes that the organisation of an emitted event may have.
 const EMIT_ORG_BYTES_MAX: usize = 1 << 10;
 
-/// Runs a query with the rights of the extension's owner and returns its only value.
-fn as_owner<T: FromDatum + IntoDatum>(query: &str, arguments: &[DatumWithOid<'_>]) -> Option<T> {
-    let Some(owner) = user::extension_owner() else {
+/// Runs `work` with the rights of the extension's owner.
+pub fn acting_as_owner<R>(work: impl FnOnce() -> R) -> R {
+    user::acting_as(owner(), work)
+}
+
+pub fn owner() -> Oid {
+    user::extension_owner().unwrap_or_else(|| {
         raise(
             Error::new(
                 ErrorKind::UndefinedObject,
                 "extension pg_outbox does not exist in this database",
             )
             .hint("Run create extension pg_outbox."),
-        );
-    };
-    let result = user::acting_as(owner, || {
+        )
+    })
+}
+
+/// Runs a query with the rights of the extension's owner and returns its only value.
+fn as_owner<T: FromDatum + IntoDatum>(query: &str, arguments: &[DatumWithOid<'_>]) -> Option<T> {
+    let result = acting_as_owner(|| {
         Spi::connect_mut(|client| {
             let rows = client.update(query, Some(1), arguments)?;
             if rows.is_empty() { Ok(None) } else { rows.first().get_one::<T>() }
@@ -64,7 +73,7 @@ fn with_caller(arguments: &[Argument]) -> Vec<DatumWithOid<'_>> {
 fn emit(
     event_type: Option<String>,
     org_id: Option<String>,
-    ids: Option<JsonB>,
+    ids: Option<AnyElement>,
     topic: Option<String>,
     version: Option<i32>,
 ) -> Uuid {
@@ -81,8 +90,10 @@ fn emit(
                 .hint("Pass the organisation's key, as it stands in the org column of a source."),
         );
     }
-    let key = ids.0.to_string();
-    if !ids.0.is_object() || key.len() > EMIT_IDS_BYTES_MAX {
+    // As Postgres writes it: no number loses a digit on the way.
+    let mut key = Vec::new();
+    Encoding::of(pg_sys::JSONBOID).write_json(ids.datum(), &mut key);
+    if !key.starts_with(b"{") || key.len() > EMIT_IDS_BYTES_MAX {
         raise(
             Error::new(
                 ErrorKind::InvalidParameter,
@@ -121,7 +132,7 @@ fn emit(
         version: (version != 1).then_some(version),
         ..Kind::default()
     };
-    let identity = Identity { org_id: org_id.into_bytes(), key: key.into_bytes(), data: None };
+    let identity = Identity { org_id: org_id.into_bytes(), key, data: None };
     capture::emit(kind, &identity, event_id);
     Uuid::from_bytes(event_id)
 }
@@ -184,14 +195,6 @@ fn source_counts()
 -> TableIterator<'static, (name!(source_id, i32), name!(null_orgs, i64), name!(truncates, i64))> {
     let counts = shmem::shared().map(|shared| shared.counts(worker::database()));
     TableIterator::new(counts.unwrap_or_default())
-}
-
-#[pg_extern(sql = false)]
-fn encode_position(position: &str) -> String {
-    match Snapshot::parse(position) {
-        Ok(snapshot) => Position::at(snapshot).to_string(),
-        Err(error) => raise(error),
-    }
 }
 
 /// The same rule as for the topic of a source: `_private.checked_source`.

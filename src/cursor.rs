@@ -3,7 +3,8 @@
 //!
 //! A number cannot say it: a transaction that took its id early may commit after one that took a
 //! later id. A snapshot can: it knows which transactions are visible. A position is therefore a
-//! snapshot, and, while a window of entries is being worked through, how far in it by id.
+//! snapshot, and, while a window of entries is being worked through, how far in it by id. The text
+//! that clients hold is a [`Cursor`]: it names the era, too, whose transactions it speaks of.
 //!
 //! Not here: how to find the entries. The store asks the database with the texts of the two
 //! snapshots; this module only has the arithmetic and the text that travels.
@@ -42,6 +43,11 @@ impl Snapshot {
     /// The snapshot that sees nothing: everything in the outbox is new to it.
     pub fn empty() -> Self {
         Self { xmin: FIRST_XID, xmax: FIRST_XID, xip: Arc::default() }
+    }
+
+    /// The snapshot that sees everything there can ever be: none of a real database is as far.
+    pub fn beyond_all() -> Self {
+        Self { xmin: u64::MAX, xmax: u64::MAX, xip: Arc::default() }
     }
 
     /// # Errors
@@ -158,6 +164,43 @@ impl Position {
         self.window.as_ref().map_or(&self.base, |window| &window.end)
     }
 
+    /// The position as clients hold it.
+    pub fn stamped(self, era: Era) -> Cursor {
+        Cursor { era, position: self }
+    }
+}
+
+/// Which numbering of transactions a position speaks of, and of which database. Another cluster
+/// has another, and so has the same cluster after a failover or a restore to a point in time:
+/// transactions that were lost have given their numbers to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Era(u32);
+
+impl Era {
+    /// Made of a cluster's identifier, the timeline that it is on, and a database. Thirty-two bits
+    /// tell the few eras apart that a client can have met; they are no secret and no proof.
+    pub const fn of(system_identifier: u64, timeline: u32, database: u32) -> Self {
+        let place = (timeline as u64) << 32 | database as u64;
+        // The finalizer of splitmix64: every bit of the input reaches every bit of the output.
+        let mut mixed = system_identifier ^ place.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self((mixed ^ (mixed >> 31)) as u32)
+    }
+
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// A position with the era that it is of: what messages carry and clients give back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Cursor {
+    pub era: Era,
+    pub position: Position,
+}
+
+impl Cursor {
     /// Reads the text made by `Display`. Made for hostile input: bounded, and never a panic.
     ///
     /// # Errors
@@ -179,22 +222,24 @@ impl Position {
             Some(_) => return Err(refused("The version of the cursor is not known.")),
             None => return Err(refused("The text is empty.")),
         }
-        read_position(&mut rest)
+        read_cursor(&mut rest)
             .filter(|_| rest.0.is_empty())
             .ok_or_else(|| refused("The text was cut or changed."))
     }
 }
 
-/// The opaque, URL-safe text of a position, for clients and for `outbox.cursor()`.
-impl fmt::Display for Position {
+/// The opaque, URL-safe text, for clients and for `outbox.cursor()`.
+impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Position { base, window } = &self.position;
         let mut bytes = vec![TEXT_VERSION];
-        write_snapshot(&mut bytes, &self.base, 0);
-        match &self.window {
+        bytes.extend(self.era.0.to_le_bytes());
+        write_snapshot(&mut bytes, base, 0);
+        match window {
             None => bytes.push(0),
             Some(window) => {
                 bytes.push(1);
-                write_snapshot(&mut bytes, &window.end, self.base.xmin);
+                write_snapshot(&mut bytes, &window.end, base.xmin);
                 write_number(&mut bytes, zigzag(window.last_id.0));
             }
         }
@@ -215,6 +260,11 @@ fn write_snapshot(bytes: &mut Vec<u8>, snapshot: &Snapshot, floor: u64) {
     }
 }
 
+fn read_cursor(bytes: &mut Bytes) -> Option<Cursor> {
+    let era = [bytes.byte()?, bytes.byte()?, bytes.byte()?, bytes.byte()?];
+    read_position(bytes).map(|position| position.stamped(Era(u32::from_le_bytes(era))))
+}
+
 fn read_position(bytes: &mut Bytes) -> Option<Position> {
     let base = read_snapshot(bytes, 0)?;
     match bytes.byte()? {
@@ -229,7 +279,8 @@ fn read_position(bytes: &mut Bytes) -> Option<Position> {
 }
 
 fn read_snapshot(bytes: &mut Bytes, floor: u64) -> Option<Snapshot> {
-    let xmin = bytes.number()?.wrapping_add(floor);
+    // No transaction has the number 0, and Postgres takes no snapshot that says so.
+    let xmin = Some(bytes.number()?.wrapping_add(floor)).filter(|&xmin| xmin > 0)?;
     let xmax = xmin.checked_add(bytes.number()?)?;
     let count = usize::try_from(bytes.number()?).ok()?;
     // Each takes a byte at least, so a count beyond what is left is a lie, not an allocation.

@@ -34,6 +34,11 @@ fn random_position(below: &mut impl FnMut(u64) -> u64, span: u64) -> Position {
     }
 }
 
+fn random_cursor(below: &mut impl FnMut(u64) -> u64, span: u64) -> Cursor {
+    let era = Era(below(1 << 32) as u32);
+    random_position(below, span).stamped(era)
+}
+
 #[test]
 fn a_snapshot_has_the_text_of_postgres() {
     for text in ["3:3:", "10:20:10,14,19", "1:18446744073709551615:"] {
@@ -79,19 +84,32 @@ fn a_position_covers_its_base_and_the_done_part_of_its_window() {
 }
 
 #[test]
-fn a_position_survives_its_text() {
+fn an_era_is_of_one_cluster_one_timeline_and_one_database() {
+    let mut eras: Vec<Era> = Vec::new();
+    for identifier in 7_387_654_321_098_765_432..7_387_654_321_098_765_532 {
+        eras.extend((1..=5).map(|timeline| Era::of(identifier, timeline, 5)));
+        eras.extend((6..=9).map(|database| Era::of(identifier, 1, database)));
+    }
+    let distinct: std::collections::HashSet<Era> = eras.iter().copied().collect();
+    assert_eq!(distinct.len(), eras.len());
+    assert_eq!(Era::of(7, 1, 5), Era::of(7, 1, 5));
+}
+
+#[test]
+fn a_cursor_survives_its_text() {
     let mut below = numbers(2);
     for round in 0..20_000 {
         let span = if round % 2 == 0 { 40 } else { 2_000 };
-        let position = random_position(&mut below, span);
-        let text = position.to_string();
+        let cursor = random_cursor(&mut below, span);
+        let text = cursor.to_string();
         assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
-        assert_eq!(Position::parse(&text).unwrap(), position);
+        assert_eq!(Cursor::parse(&text).unwrap(), cursor);
     }
     let far = Snapshot::new(u64::MAX - 9, u64::MAX, vec![u64::MAX - 1]).unwrap();
     for last_id in [i64::MIN, -1, 0, i64::MAX] {
         let position = Position::within(far.clone(), Snapshot::empty(), EntryId(last_id));
-        assert_eq!(Position::parse(&position.to_string()).unwrap(), position);
+        let cursor = position.stamped(Era(u32::MAX));
+        assert_eq!(Cursor::parse(&cursor.to_string()).unwrap(), cursor);
     }
 }
 
@@ -99,33 +117,34 @@ fn a_position_survives_its_text() {
 fn the_text_of_an_ordinary_position_is_short() {
     let base = snapshot("812345678:812345680:812345678");
     let end = snapshot("812345700:812345702:812345700,812345701");
-    let text = Position::within(base, end, EntryId(5_000_000_000)).to_string();
-    assert!(text.len() <= 32, "{} characters", text.len());
+    let position = Position::within(base, end, EntryId(5_000_000_000));
+    let text = position.stamped(Era::of(7_387_654_321_098_765_432, 1, 5)).to_string();
+    assert!(text.len() <= 38, "{} characters", text.len());
 }
 
 #[test]
-fn what_was_changed_is_refused_or_another_position_and_never_a_panic() {
+fn what_was_changed_is_refused_or_another_cursor_and_never_a_panic() {
     let mut below = numbers(3);
     for _ in 0..2_000 {
-        let position = random_position(&mut below, 30);
-        let text = position.to_string();
+        let cursor = random_cursor(&mut below, 30);
+        let text = cursor.to_string();
         for length in 0..text.len() {
-            assert!(Position::parse(&text[..length]).is_err(), "{text} cut to {length}");
+            assert!(Cursor::parse(&text[..length]).is_err(), "{text} cut to {length}");
         }
-        assert!(Position::parse(&format!("{text}A")).is_err());
+        assert!(Cursor::parse(&format!("{text}A")).is_err());
         let mut bytes = text.clone().into_bytes();
         let place = below(bytes.len() as u64) as usize;
         bytes[place] = b"AZaz09-_=+/ \n\""[below(14) as usize];
-        if let Ok(other) = Position::parse(&String::from_utf8(bytes).unwrap()) {
-            assert_eq!(Position::parse(&other.to_string()).unwrap(), other);
+        if let Ok(other) = Cursor::parse(&String::from_utf8(bytes).unwrap()) {
+            assert_eq!(Cursor::parse(&other.to_string()).unwrap(), other);
         }
     }
     for _ in 0..20_000 {
         let length = below(40);
         let mut bytes: Vec<u8> = (0..length).map(|_| below(256) as u8).collect();
         bytes.insert(0, TEXT_VERSION);
-        if let Ok(position) = Position::parse(&URL_SAFE_NO_PAD.encode(&bytes)) {
-            assert_eq!(Position::parse(&position.to_string()).unwrap(), position);
+        if let Ok(cursor) = Cursor::parse(&URL_SAFE_NO_PAD.encode(&bytes)) {
+            assert_eq!(Cursor::parse(&cursor.to_string()).unwrap(), cursor);
         }
     }
 }
@@ -133,7 +152,7 @@ fn what_was_changed_is_refused_or_another_position_and_never_a_panic() {
 #[test]
 fn a_hostile_cursor_is_refused_with_a_reason() {
     let reason = |text: &str| {
-        let error = Position::parse(text).unwrap_err();
+        let error = Cursor::parse(text).unwrap_err();
         assert_eq!(
             (error.kind, error.message.as_str()),
             (ErrorKind::InvalidText, "invalid cursor")
@@ -150,7 +169,7 @@ fn a_hostile_cursor_is_refused_with_a_reason() {
         "The version of the cursor is not known."
     );
     // A count of transactions that would need exabytes.
-    let mut bytes = vec![TEXT_VERSION, 3, 9];
+    let mut bytes = vec![TEXT_VERSION, 0, 0, 0, 0, 3, 9];
     bytes.extend([0xff; 9]);
     bytes.push(0x01);
     assert_eq!(reason(&URL_SAFE_NO_PAD.encode(bytes)), "The text was cut or changed.");

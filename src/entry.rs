@@ -7,11 +7,11 @@
 )]
 
 use crate::error::{Error, ErrorKind};
-use crate::pg::call::arguments;
+use crate::pg::call::{SetCall, arguments};
 use crate::pg::report::raise;
 use crate::pg::trigger::TriggerCall;
 use crate::relay::{self, launcher};
-use crate::{api, capture, doorbell};
+use crate::{api, capture, catch_up, doorbell};
 use doorbell::News;
 use pgrx::pg_sys::{self, Datum};
 use pgrx::prelude::*;
@@ -42,6 +42,7 @@ export!(outbox_hold_columns, pg_finfo_outbox_hold_columns, hold_columns);
 export!(outbox_reconfigured, pg_finfo_outbox_reconfigured, reconfigured);
 export!(outbox_attach, pg_finfo_outbox_attach, attach);
 export!(outbox_detach, pg_finfo_outbox_detach, detach);
+export!(outbox_events_since, pg_finfo_outbox_events_since, events_since);
 
 // SAFETY of all below: they are called by the exported functions alone, with the call they got.
 
@@ -68,6 +69,11 @@ unsafe fn attach(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
 
 unsafe fn detach(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
     api::detach(&unsafe { arguments(fcinfo) });
+    Datum::from(0usize)
+}
+
+unsafe fn events_since(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
+    catch_up::events_since(&mut unsafe { SetCall::new(fcinfo) });
     Datum::from(0usize)
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::cursor::Position;
+use crate::cursor::{Era, Position};
 use crate::event::{Entry, EventId, EventKind};
 use crate::json;
 
@@ -49,6 +49,8 @@ pub struct Limits {
     pub events_max: usize,
     /// Bytes of a payload. Passed only by the refreshes of a message with very many entities.
     pub bytes_max: usize,
+    /// What the cursor of a message is stamped with.
+    pub era: Era,
 }
 
 /// What became of the events of a batch when it was written.
@@ -83,7 +85,7 @@ pub fn write_payload(out: &mut Vec<u8>, message: &Message, limits: Limits) -> Ta
     json::write_bytes(out, b",\"org_id\":");
     json::write_text(out, &message.org_id);
     json::write_bytes(out, b",\"cursor\":");
-    json::write_text(out, &message.cursor.to_string());
+    json::write_text(out, &message.cursor.clone().stamped(limits.era).to_string());
     json::write_bytes(out, b",\"events\":[");
 
     let mut selection = Selection::default();

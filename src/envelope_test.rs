@@ -5,7 +5,7 @@ use super::*;
 use crate::cursor::Snapshot;
 use crate::event::{EntryId, EventType};
 
-const LIMITS: Limits = Limits { events_max: 500, bytes_max: 262_144 };
+const LIMITS: Limits = Limits { events_max: 500, bytes_max: 262_144, era: Era::of(7, 1, 5) };
 
 /// 2026-11-24T17:00:00.123Z.
 const AT_US: i64 = 1_795_539_600_123_456;
@@ -74,7 +74,7 @@ fn a_message_is_exactly_what_the_design_says() {
             r#""event_type":"job.status_changed","topic":"cataloging","ids":{{"job_id":"7f3a"}},"#,
             r#""at":"2026-11-24T17:00:00.123Z"}}]}}"#
         ),
-        message.cursor,
+        message.cursor.clone().stamped(LIMITS.era),
         id_text(1)
     );
     assert_eq!(String::from_utf8(out).unwrap(), expected);

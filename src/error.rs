@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Warning,
     /// Known, but not built.
     NotSupported,
+    /// The caller may not do this.
+    NotPermitted,
     /// A name that does not exist.
     UndefinedObject,
     /// A file that is named in an option cannot be used.
@@ -46,6 +48,7 @@ impl ErrorKind {
             Self::TriggerProtocol => "39P01",
             Self::Warning => "01000",
             Self::NotSupported => "0A000",
+            Self::NotPermitted => "42501",
             Self::UndefinedObject => "42704",
             Self::UnusableFile => "58P01",
             Self::UnusableSecret => "28000",

@@ -9,6 +9,8 @@ mod api;
 #[cfg(feature = "extension")]
 mod capture;
 #[cfg(feature = "extension")]
+mod catch_up;
+#[cfg(feature = "extension")]
 mod check;
 pub mod config;
 pub mod cursor;

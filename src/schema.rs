@@ -9,11 +9,13 @@ use pgrx::extension_sql_file;
 extension_sql_file!("../sql/install/10_schema.sql", name = "schema", bootstrap);
 extension_sql_file!("../sql/install/30_tables.sql", name = "tables", requires = ["schema"]);
 extension_sql_file!("../sql/install/40_capture.sql", name = "capture", requires = ["tables"]);
-extension_sql_file!("../sql/install/50_api.sql", name = "api", requires = ["capture"]);
+extension_sql_file!("../sql/install/45_positions.sql", name = "positions", requires = ["capture"]);
+extension_sql_file!("../sql/install/50_api.sql", name = "api", requires = ["positions"]);
 extension_sql_file!("../sql/install/55_failures.sql", name = "failures", requires = ["api"]);
 extension_sql_file!("../sql/install/60_views.sql", name = "views", requires = ["failures"]);
 extension_sql_file!("../sql/install/62_trace.sql", name = "trace", requires = ["views"]);
-extension_sql_file!("../sql/install/70_check.sql", name = "check", requires = ["trace"]);
+extension_sql_file!("../sql/install/65_catch_up.sql", name = "catch_up", requires = ["trace"]);
+extension_sql_file!("../sql/install/70_check.sql", name = "check", requires = ["catch_up"]);
 extension_sql_file!(
     "../sql/install/90_grants.sql",
     name = "grants",

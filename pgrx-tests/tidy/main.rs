@@ -58,6 +58,7 @@ const PORTS: &[&str] = &[
 const SHELL: &[&str] = &[
     "src/api.rs",
     "src/capture/",
+    "src/catch_up.rs",
     "src/check.rs",
     "src/doorbell.rs",
     "src/entry.rs",

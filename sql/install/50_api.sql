@@ -1,25 +1,5 @@
 -- Sinks, steering, pruning: what an operator calls.
 
-create function _private.current_position() returns pg_snapshot
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    -- A snapshot leaves the caller's own transaction out of its running ones, and would so claim
-    -- to have seen what the caller has yet to write.
-    select case
-        when own.xid is null or own.xid >= pg_snapshot_xmax(now.position) then now.position
-        else format('%s:%s:%s', least(pg_snapshot_xmin(now.position), own.xid),
-                    pg_snapshot_xmax(now.position), (
-            select string_agg(distinct_xids.xid::text, ',' order by distinct_xids.xid)
-            from (select own.xid union select pg_snapshot_xip(now.position)) distinct_xids (xid)
-        ))::pg_snapshot
-    end
-    from (select pg_current_snapshot()) as now (position),
-         (select pg_current_xact_id_if_assigned()) as own (xid);
-$$;
-comment on function _private.current_position() is
-    'The caller''s snapshot, with the caller''s own transaction among those still running.';
-
 create function _private.current_home() returns table (
     system_identifier bigint, database oid, outbox oid
 )
@@ -374,21 +354,6 @@ $$;
 comment on function outbox.set_secret(text, text) is
     'Keeps a token for a sink''s option secret or jwt_secret. It is never shown again; setting it anew replaces it without a restart. It stands in the statement: set log_statement accordingly, or use the option key_file.';
 
-create function _private.encode_position(seen text) returns text
-language c stable as 'MODULE_PATHNAME', 'encode_position_wrapper';
-comment on function _private.encode_position(text) is
-    'A snapshot as the opaque cursor that messages carry.';
-
-create function outbox.cursor() returns text
-language sql stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select _private.encode_position(_private.current_position()::text);
-$$;
-comment on function outbox.cursor() is
-    'The position of the caller''s snapshot. Read it together with the state, in one statement or one REPEATABLE READ transaction, and follow from there.';
-
 -- Entries that a cursor has not passed, by the index on (xid, id): what began after its position,
 -- and what was running then. The cost goes with the answer and not with the table: a function's
 -- plan does not know its arguments, so it is told to walk the index, and JIT would take longer to
@@ -529,6 +494,7 @@ as $$
 declare
     newest timestamptz;
     newest_xid xid8;
+    newest_id bigint;
     events bigint;
     behind _private.cursors;
     done boolean;
@@ -540,9 +506,11 @@ begin
         return 0;
     end if;
     execute format('lock table only %s in share row exclusive mode', segment);
-    -- Entries that are not at home were done before the cursors were.
-    execute format('select max(created_at), max(xid) filter (where home = _private.home_mark()), sum(event_count) from only %s', segment)
-    into newest, newest_xid, events;
+    -- Entries that are not at home were done before the cursors were, and before any position.
+    execute format(
+        'select max(created_at), max(xid) filter (where home = _private.home_mark()), max(id), sum(event_count) from only %s',
+        segment)
+    into newest, newest_xid, newest_id, events;
     if newest >= cutoff then
         return 0;
     end if;
@@ -560,6 +528,7 @@ begin
         end if;
     end loop;
     execute format('truncate only %s', segment);
+    perform _private.mark_pruned(newest_xid, newest_id);
     return events;
 exception
     when lock_not_available then
@@ -581,9 +550,18 @@ declare
     current integer;
     segment integer;
     segment_table regclass;
+    newest_xid xid8;
+    newest_id bigint;
     events bigint;
     pruned bigint := 0;
 begin
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+        raise exception using
+            errcode = 'invalid_transaction_state',
+            message = 'prune needs READ COMMITTED',
+            detail = 'The snapshot of this transaction does not show what was written since, and a segment is emptied as a whole.',
+            hint = 'Call it in a transaction of its own: begin isolation level read committed.';
+    end if;
     if older_than < interval '0' then
         raise exception using
             errcode = 'invalid_parameter_value',
@@ -604,9 +582,10 @@ begin
         end if;
         if exact then
             execute format(
-                'with gone as (delete from only %s where created_at < $1 and _private.is_done(id, xid, home) returning event_count) select coalesce(sum(event_count), 0) from gone',
+                'with gone as (delete from only %s where created_at < $1 and _private.is_done(id, xid, home) returning event_count, xid, id, home) select coalesce(sum(event_count), 0), max(xid) filter (where home = _private.home_mark()), max(id) from gone',
                 segment_table)
-            into events using cutoff;
+            into events, newest_xid, newest_id using cutoff;
+            perform _private.mark_pruned(newest_xid, newest_id);
             pruned := pruned + events;
         end if;
     end loop;

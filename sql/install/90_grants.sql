@@ -31,7 +31,8 @@ grant select on outbox.status, outbox.sources, outbox.metrics, outbox.replays, o
 grant execute on function
     outbox.check(), _private.relay_status(), _private.source_counts(), _private.is_preloaded(),
     _private.entries_after(_private.cursors), _private.uncaptured_relations(_private.sources),
-    _private.encode_position(text), _private.sink_options()
+    _private.encode_position(text, text, bigint),
+    _private.sink_options()
 to pg_monitor;
 
 -- The relay of this database starts when the transaction commits.

@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "this is the room for it")]
 
 pub mod call;
+pub mod cluster;
 pub mod guc_check;
 pub mod heap;
 pub mod hooks;

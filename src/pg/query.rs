@@ -113,6 +113,25 @@ impl Statement {
     }
 }
 
+/// Runs a statement that only reads, without keeping its plan. Its parameters are texts.
+pub fn select_once(text: &CStr, arguments: &[Option<&str>]) {
+    let (mut values, nulls) = bind(arguments);
+    let mut types = vec![pg_sys::TEXTOID; arguments.len()];
+    // SAFETY: inside a session; as many values as types, all of them texts.
+    unsafe {
+        let status = pg_sys::SPI_execute_with_args(
+            text.as_ptr(),
+            arguments.len() as i32,
+            types.as_mut_ptr(),
+            values.as_mut_ptr(),
+            nulls.as_ptr(),
+            true,
+            0,
+        );
+        assert!(status >= 0, "a statement failed");
+    }
+}
+
 /// Calls `each` with the next rows of an open cursor, `count` at most, and returns how many there
 /// were; `None` when there is no cursor of this name.
 pub fn fetch(name: &CStr, count: i64, mut each: impl FnMut(&Row)) -> Option<u64> {
@@ -140,7 +159,8 @@ pub fn close(name: &CStr) {
     }
 }
 
-fn each_row(each: &mut dyn FnMut(&Row)) {
+/// Calls `each` with the rows of the statement that was run last.
+pub fn each_row(each: &mut dyn FnMut(&Row)) {
     // SAFETY: the answer of the statement that was run last, which lives until it is freed.
     unsafe {
         let Some(table) = pg_sys::SPI_tuptable.as_ref() else { return };
@@ -159,7 +179,7 @@ fn bind(arguments: &[Option<&str>]) -> (Vec<Datum>, CString) {
     (values, CString::new(nulls.collect::<Vec<u8>>()).unwrap_or_default())
 }
 
-fn text_datum(text: &str) -> Datum {
+pub fn text_datum(text: &str) -> Datum {
     // SAFETY: copies the text into the session's memory.
     unsafe {
         Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32))
@@ -186,6 +206,10 @@ impl Row {
 
     pub fn i16(&self, column: i32) -> Option<i16> {
         self.datum(column).map(|datum| datum.value() as i16)
+    }
+
+    pub fn oid(&self, column: i32) -> Option<pg_sys::Oid> {
+        self.datum(column).map(|datum| pg_sys::Oid::from(datum.value() as u32))
     }
 
     pub fn bool(&self, column: i32) -> Option<bool> {

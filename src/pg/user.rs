@@ -8,6 +8,12 @@ pub fn current() -> Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// Whether one role has the rights of another: as a member that inherits them, or as a superuser.
+pub fn has_rights_of(role: Oid, of: Oid) -> bool {
+    // SAFETY: a look-up in the catalog, inside a transaction.
+    unsafe { pg_sys::has_privs_of_role(role, of) }
+}
+
 /// Runs `work` with the rights of another role and a search path of its own, as a SECURITY DEFINER
 /// function that pins its path would: an operator in a schema of the caller's would run as `role`.
 pub fn acting_as<R>(role: Oid, work: impl FnOnce() -> R) -> R {

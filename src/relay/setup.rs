@@ -3,8 +3,9 @@
 
 use super::plan::{Settings, State};
 use crate::config::{Credential, SinkKind, SinkOptions};
+use crate::cursor::Era;
 use crate::error::{Error, ErrorKind};
-use crate::pg::latch;
+use crate::pg::{cluster, latch};
 use crate::sink::Outcome;
 use crate::sink::http::{self, Couriers, Hooks, HttpOptions};
 use crate::sink::realtime::Realtime;
@@ -17,6 +18,8 @@ use std::sync::Arc;
 pub struct Setup {
     options: SinkOptions,
     secret: String,
+    /// Of the positions that its messages carry. Asked for once: probes run on a thread.
+    era: Era,
     pub memory_bytes_max: usize,
 }
 
@@ -47,7 +50,7 @@ impl Setup {
             }
             Credential::KeyFile(path) => read_file(path)?,
         };
-        Ok(Setup { options, secret, memory_bytes_max })
+        Ok(Setup { options, secret, era: cluster::era(), memory_bytes_max })
     }
 
     /// # Errors
@@ -89,7 +92,7 @@ impl Setup {
     }
 
     fn endpoint(&self) -> Result<Realtime, Error> {
-        Realtime::new(&self.options, &self.secret)
+        Realtime::new(&self.options, &self.secret).map(|sink| sink.in_era(self.era))
     }
 }
 

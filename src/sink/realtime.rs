@@ -13,6 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::config::{Credential, SinkOptions};
+use crate::cursor::Era;
 use crate::envelope::{self, Limits, Message, Tally};
 use crate::error::{Error, ErrorKind};
 use crate::json;
@@ -60,8 +61,15 @@ impl Realtime {
             limits: Limits {
                 events_max: options.message_events_max,
                 bytes_max: options.message_bytes_max,
+                era: Era::default(),
             },
         })
+    }
+
+    /// The same, with the cursors of its messages stamped with an era.
+    pub fn in_era(mut self, era: Era) -> Self {
+        self.limits.era = era;
+        self
     }
 
     fn write_message(&self, body: &mut Vec<u8>, message: &Message) -> Tally {

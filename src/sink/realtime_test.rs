@@ -39,11 +39,12 @@ fn message(org_id: &str) -> Message {
 
 #[test]
 fn the_body_is_what_the_batch_route_takes() {
-    let sink = realtime(r#""secret":"s""#, "token").unwrap();
+    let era = Era::of(7, 1, 5);
+    let sink = realtime(r#""secret":"s""#, "token").unwrap().in_era(era);
     let batch = Batch { messages: vec![message("42"), message("a\"b")] };
     let mut body = Vec::new();
     let tally = sink.write_body(&mut body, &batch);
-    let cursor = batch.messages[0].cursor.to_string();
+    let cursor = batch.messages[0].cursor.clone().stamped(era).to_string();
     let message = |org: &str| {
         format!(
             concat!(
