@@ -3,9 +3,10 @@
 
 create extension if not exists pg_outbox;
 
-select outbox.set_secret('realtime', current_setting('demo.realtime_token'));
-select outbox.set_sink('realtime', 'realtime', jsonb_build_object(
-    'url', current_setting('demo.realtime_url'), 'secret', 'realtime'));
+select outbox.setup_realtime(
+    current_setting('demo.realtime_url'),
+    membership => 'public.is_org_member',
+    token => current_setting('demo.realtime_token'));
 
 select outbox.attach('public.cataloging_jobs', entity => 'job', topic => 'cataloging',
                      watch => '{status}');

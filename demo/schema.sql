@@ -1,8 +1,7 @@
 -- A cataloguing application as one might find it: organisations with their people, the jobs that
 -- they work on, and flags that they raise on them. Nothing in it knows of pg_outbox.
 --
--- It expects what every Supabase database has: the roles anon and authenticated, auth.uid(), and
--- realtime.messages.
+-- It expects what every Supabase database has: the roles anon and authenticated, and auth.uid().
 
 create table public.organisations (
     id uuid primary key,
@@ -112,13 +111,3 @@ grant select on public.organisations, public.people, public.memberships to authe
 grant select, update (status, assignee, progress) on public.cataloging_jobs to authenticated;
 grant select, insert (org_id, job_id, reason, raised_by), update (resolved) on public.flags
     to authenticated;
-
--- Who may listen: Realtime asks these policies when somebody joins a private channel. Nobody is
--- given insert: only the relay, as service_role, sends.
-
-create policy "pg_outbox demo: members listen" on realtime.messages for select to authenticated
-    using (
-        extension = 'broadcast'
-        and realtime.topic() like 'notifications:org\_%'
-        and public.is_org_member(substr(realtime.topic(), length('notifications:org_') + 1))
-    );

@@ -7,9 +7,6 @@ begin
         where source in (to_regclass('public.cataloging_jobs'), to_regclass('public.flags'));
         perform outbox.drop_sink(sink) from outbox.status where sink = 'realtime';
     end if;
-    if to_regclass('realtime.messages') is not null then
-        drop policy if exists "pg_outbox demo: members listen" on realtime.messages;
-    end if;
 end
 $$;
 

@@ -154,10 +154,11 @@ begin
     end if;
     perform _private.require_sink(name);
     delete from _private.sinks where sink = name;
+    perform _private.follow_setups();
 end
 $$;
 comment on function outbox.drop_sink(text) is
-    'Removes a sink and its cursor: what it has not been sent is not sent.';
+    'Removes a sink and its cursor: what it has not been sent is not sent. Undoes what outbox.setup_realtime made beside it.';
 
 create function _private.steer(sink text, enabled boolean, paused boolean) returns void
 language plpgsql
