@@ -101,8 +101,8 @@ impl<'a> TriggerCall<'a> {
         unsafe { arguments(&*self.data.tg_trigger) }
     }
 
-    /// The column list of the trigger beside this one whose only argument is `argument`; `None`
-    /// when there is no such trigger.
+    /// The column list of the trigger beside this one that calls `_private.hold_columns` with
+    /// `argument` alone; `None` when there is no such trigger.
     pub fn columns_held_for(&self, argument: &str) -> Option<Vec<Column>> {
         // SAFETY: the relation is open, so its descriptors stay.
         unsafe {
@@ -110,11 +110,28 @@ impl<'a> TriggerCall<'a> {
             let triggers =
                 std::slice::from_raw_parts(all.triggers, usize::try_from(all.numtriggers).ok()?);
             let holder = triggers.iter().find(|trigger| {
-                trigger.tgnattr > 0 && trigger.tgnargs == 1 && arguments(trigger) == [argument]
+                trigger.tgnattr > 0
+                    && trigger.tgnargs == 1
+                    && arguments(trigger) == [argument]
+                    && self.is_sibling(trigger.tgfoid, c"hold_columns")
             })?;
             let numbers =
                 std::slice::from_raw_parts(holder.tgattr, usize::try_from(holder.tgnattr).ok()?);
             numbers.iter().map(|&number| self.column(number)).collect()
+        }
+    }
+
+    /// Whether a function has this name and lies where the function of this trigger does: users
+    /// have triggers with column lists and arguments of their own.
+    fn is_sibling(&self, function: Oid, name: &CStr) -> bool {
+        // SAFETY: catalog look-ups inside a transaction, by oids of the triggers of an open
+        // relation; a name that is found is a C string of the current memory context.
+        unsafe {
+            let own = (*self.data.tg_trigger).tgfoid;
+            let found = pg_sys::get_func_name(function);
+            !found.is_null()
+                && CStr::from_ptr(found) == name
+                && pg_sys::get_func_namespace(function) == pg_sys::get_func_namespace(own)
         }
     }
 
