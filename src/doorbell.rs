@@ -35,6 +35,7 @@ pub fn ring_at_commit(news: News) {
             before_commit: || {},
             committed: ring,
             forgotten: || ASKED.set(0),
+            before_release: |_| {},
             level_released: |_| {},
             level_rolled_back: |_| {},
         };

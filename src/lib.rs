@@ -6,6 +6,10 @@
 
 #[cfg(feature = "extension")]
 mod api;
+// Its tests need no Postgres; the room that it lies in does.
+#[cfg(all(test, not(feature = "extension")))]
+#[path = "capture/buffer.rs"]
+mod buffer;
 #[cfg(feature = "extension")]
 mod capture;
 #[cfg(feature = "extension")]

@@ -14,7 +14,8 @@ use std::collections::HashMap;
 /// Ids of a run are packed up to here, so that an entry never needs TOAST (2 kB on 8 kB pages).
 const RUN_BYTES_MAX: usize = 1800;
 
-/// Beyond this the records of a transaction are written before its commit.
+/// Beyond this the records of a transaction are written before its commit. What a level has to
+/// keep for the ones above it is bounded by the same, for each level.
 pub const SPILL_BYTES: usize = 8 << 20;
 
 /// What the events of a run have in common, beside their organisation.
@@ -88,6 +89,7 @@ pub struct Buffer {
     heads: Vec<Head>,
     marks: Vec<Mark>,
     parked: Vec<Parked>,
+    parked_bytes: usize,
 }
 
 impl Buffer {
@@ -123,8 +125,16 @@ impl Buffer {
         id
     }
 
-    pub fn wants_spill(&self) -> bool {
-        self.bytes.len() > SPILL_BYTES
+    /// Whether `level`, the current one, should write what it may.
+    pub fn wants_spill(&self, level: i32) -> bool {
+        let may_write_parked = self.parked.last().is_some_and(|parked| parked.level >= level);
+        self.bytes.len() > SPILL_BYTES || (may_write_parked && self.parked_bytes > SPILL_BYTES)
+    }
+
+    /// Whether a level should write its records before it is released: once they are the outer
+    /// level's, nothing deeper down can write them, and a loop of subtransactions would pile up.
+    pub fn wants_spill_before_release(&self) -> bool {
+        self.bytes.len() + self.parked_bytes > SPILL_BYTES
     }
 
     pub fn is_empty(&self) -> bool {
@@ -137,7 +147,13 @@ impl Buffer {
             self.heads.truncate(mark.heads);
             self.bytes.truncate(mark.bytes);
         }
+        self.unpark(level);
+    }
+
+    /// Drops the parked runs of this level and deeper ones.
+    fn unpark(&mut self, level: i32) {
         self.parked.retain(|parked| parked.level < level);
+        self.parked_bytes = self.parked.iter().map(Parked::bytes).sum();
     }
 
     /// A subtransaction of this level was committed into the one above it.
@@ -160,31 +176,31 @@ impl Buffer {
     /// `level` into the heap. What belongs to an outer level gets its id now, ahead of what the
     /// inner level writes, and stays parked until its own level is flushed: written any earlier
     /// it would vanish with the inner level.
+    ///
+    /// # Errors
+    /// Those of `draw` and `write`. The buffer is as it was then, also when they unwind: what was
+    /// written goes with `level`, which such an error rolls back.
     pub fn flush<E>(
         &mut self,
         level: i32,
         mut draw: impl FnMut() -> Result<i64, E>,
         mut write: impl FnMut(i64, &Run, &Kind) -> Result<(), E>,
     ) -> Result<(), E> {
-        let marks = std::mem::take(&mut self.marks);
-        let parked = std::mem::take(&mut self.parked);
-        let (ready, waiting): (Vec<_>, Vec<_>) =
-            parked.into_iter().partition(|parked| parked.level >= level);
-        self.parked = waiting;
-        for Parked { id, run, .. } in ready {
-            if let Some(kind) = self.kinds.get(run.kind as usize) {
-                write(id, &run, kind)?;
+        let kinds = &self.kinds;
+        for Parked { id, run, .. } in self.parked.iter().filter(|parked| parked.level >= level) {
+            if let Some(kind) = kinds.get(run.kind as usize) {
+                write(*id, run, kind)?;
             }
         }
-        let ends = marks.iter().skip(1).map(|mark| mark.heads).chain([self.heads.len()]);
-        for (mark, end) in marks.iter().zip(ends) {
+        let mut waiting = Vec::new();
+        let ends = self.marks.iter().skip(1).map(|mark| mark.heads).chain([self.heads.len()]);
+        for (mark, end) in self.marks.iter().zip(ends) {
             let heads = self.heads.get(mark.heads..end).unwrap_or_default();
-            let kinds = &self.kinds;
-            let parked = &mut self.parked;
-            pack(heads, &self.bytes, |run| {
+            pack(heads, &self.bytes, |mut run| {
                 let id = draw()?;
                 if mark.level < level {
-                    parked.push(Parked { level: mark.level, id, run });
+                    run.ids.shrink_to_fit();
+                    waiting.push(Parked { level: mark.level, id, run });
                     return Ok(());
                 }
                 match kinds.get(run.kind as usize) {
@@ -193,6 +209,10 @@ impl Buffer {
                 }
             })?;
         }
+        self.unpark(level);
+        self.parked_bytes += waiting.iter().map(Parked::bytes).sum::<usize>();
+        self.parked.append(&mut waiting);
+        self.marks.clear();
         self.heads.clear();
         self.bytes.clear();
         Ok(())
@@ -209,6 +229,15 @@ impl Buffer {
         self.bytes.shrink_to(KEEP_BYTES);
         self.marks.clear();
         self.parked = Vec::new();
+        self.parked_bytes = 0;
+    }
+}
+
+impl Parked {
+    /// What it takes in memory.
+    fn bytes(&self) -> usize {
+        let data = self.run.data.as_ref().map_or(0, Vec::capacity);
+        size_of::<Parked>() + self.run.org_id.len() + self.run.ids.capacity() + data
     }
 }
 
@@ -441,6 +470,89 @@ mod tests {
         buffer.rollback_level(2);
         assert_eq!(texts(flush(&mut buffer, 1, &mut next)), ["k a [1]"]);
         assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn a_flush_that_fails_changes_nothing() {
+        for failing in 1..=4 {
+            let mut buffer = Buffer::default();
+            append(&mut buffer, 1, "k", "a", 1);
+            append(&mut buffer, 1, "l", "a", 2);
+            append(&mut buffer, 2, "k", "a", 3);
+            append(&mut buffer, 2, "l", "a", 4);
+            let mut next = 0;
+            let draw = || {
+                next += 1;
+                if next == failing { Err("no more ids") } else { Ok(next) }
+            };
+            assert_eq!(buffer.flush(2, draw, |_, _, _| Ok(())), Err("no more ids"));
+            buffer.rollback_level(2);
+            append(&mut buffer, 1, "k", "a", 5);
+            let written = texts(flush(&mut buffer, 1, &mut 10));
+            assert_eq!(written, ["k a [1]", "l a [2]", "k a [5]"], "draw {failing} fails");
+        }
+    }
+
+    #[test]
+    fn a_write_that_fails_loses_no_parked_run() {
+        let mut buffer = Buffer::default();
+        append(&mut buffer, 1, "k", "a", 1);
+        append(&mut buffer, 3, "k", "a", 3);
+        let mut next = 0;
+        flush(&mut buffer, 3, &mut next);
+        append(&mut buffer, 2, "k", "a", 2);
+        let failed = buffer.flush(2, || Ok(9), |_, _, _| Err("the disk is full"));
+        assert_eq!(failed, Err("the disk is full"));
+        buffer.rollback_level(2);
+        assert_eq!(flush(&mut buffer, 1, &mut next), [(1, "k a [1]".to_owned())]);
+    }
+
+    #[test]
+    fn subtransactions_in_a_row_do_not_pile_up() {
+        let mut buffer = Buffer::default();
+        let mut next = 0;
+        let held = |buffer: &Buffer| buffer.bytes.len() + buffer.parked_bytes;
+        let mut held_max = 0;
+        let org = "o".repeat(1000);
+        for turn in 0..40 {
+            for key in 0..1000 {
+                append(&mut buffer, 2, "k", &org, turn * 1000 + key);
+                if buffer.wants_spill(2) {
+                    flush(&mut buffer, 2, &mut next);
+                }
+            }
+            if buffer.wants_spill_before_release() {
+                flush(&mut buffer, 2, &mut next);
+            }
+            buffer.release_level(2);
+            held_max = held_max.max(held(&buffer));
+        }
+        assert!(held_max < 2 * SPILL_BYTES, "{held_max} bytes");
+        append(&mut buffer, 1, "k", &org, 0);
+        flush(&mut buffer, 1, &mut next);
+        assert_eq!(held(&buffer), 0);
+    }
+
+    #[test]
+    fn what_outer_levels_wait_for_is_written_once_they_can() {
+        let mut buffer = Buffer::default();
+        let mut next = 0;
+        let org = "o".repeat(1000);
+        for turn in 0..8 {
+            // An outer level keeps what it has while inner ones spill.
+            for key in 0..5000 {
+                append(&mut buffer, 1, "k", &format!("{org}{key}"), turn);
+            }
+            assert_eq!(buffer.wants_spill(1), turn >= 2, "turn {turn}");
+            if buffer.wants_spill(1) {
+                flush(&mut buffer, 1, &mut next);
+                assert!(buffer.is_empty() && buffer.parked_bytes == 0);
+                break;
+            }
+            append(&mut buffer, 2, "k", "a", turn);
+            flush(&mut buffer, 2, &mut next);
+            buffer.rollback_level(2);
+        }
     }
 
     #[test]

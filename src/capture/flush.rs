@@ -36,7 +36,13 @@ pub fn prepare() {
         before_commit,
         committed: || with_state(Capture::clear),
         forgotten: || with_state(Capture::clear),
-        level_released: |level| with_state(|state| state.buffer.release_level(level)),
+        before_release,
+        level_released: |level| {
+            with_state(|state| {
+                state.buffer.release_level(level);
+                moved::release_level(state, level);
+            });
+        },
         level_rolled_back: |level| {
             with_state(|state| {
                 state.buffer.rollback_level(level);
@@ -70,9 +76,15 @@ fn before_commit() {
     with_state(|state| state.closing = true);
 }
 
+fn before_release(_level: i32) {
+    if with_state(|state| state.buffer.wants_spill_before_release()) {
+        write();
+    }
+}
+
 /// A buffer that is full is written early, and one that was closed at once.
 pub fn after_append() {
-    let is_due = with_state(|state| state.buffer.wants_spill() || state.closing);
+    let is_due = with_state(|state| state.buffer.wants_spill(xact::level()) || state.closing);
     if is_due {
         write();
     }

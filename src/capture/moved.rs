@@ -69,6 +69,13 @@ pub fn settle_all(state: &mut Capture) {
     }
 }
 
+/// The level was committed into the one above it, and the departure with it.
+pub fn release_level(state: &mut Capture, level: i32) {
+    if let Some(moved) = &mut state.moved {
+        moved.level = moved.level.min(level - 1);
+    }
+}
+
 /// The level was rolled back, and the departure with it.
 pub fn rollback_level(state: &mut Capture, level: i32) {
     state.moved.take_if(|moved| moved.level >= level);

@@ -11,7 +11,10 @@ pub struct Callbacks {
     pub committed: fn(),
     /// The transaction is rolled back, or prepared and no longer this session's. Must not raise.
     pub forgotten: fn(),
-    /// The subtransaction of this level (2 is the first) is committed into the one above it.
+    /// The subtransaction of this level (2 is the first) is about to be committed into the one
+    /// above it; may write and may raise.
+    pub before_release: fn(i32),
+    /// The subtransaction of this level is committed into the one above it.
     pub level_released: fn(i32),
     /// The subtransaction of this level is rolled back.
     pub level_rolled_back: fn(i32),
@@ -63,6 +66,7 @@ unsafe extern "C-unwind" fn on_subxact(
     // SAFETY: `register` passed a static.
     let callbacks = unsafe { &*argument.cast::<Callbacks>() };
     match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_PRE_COMMIT_SUB => (callbacks.before_release)(level()),
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => (callbacks.level_released)(level()),
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => (callbacks.level_rolled_back)(level()),
         _ => {}
