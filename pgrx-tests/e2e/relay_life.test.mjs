@@ -17,7 +17,7 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { startCluster } from '../harness/cluster.mjs';
 import { waitUntil } from '../harness/wait.mjs';
-import { connect, storedEvents, value, waitForValue } from './support/database.mjs';
+import { column, connect, storedEvents, value, waitForValue } from './support/database.mjs';
 import { delivered, relayOf, setSink } from './support/delivery.mjs';
 import { startSink } from './support/sink.mjs';
 
@@ -218,6 +218,32 @@ test('pg_terminate_backend: it comes back and delivers what was committed meanwh
   await delivered(client);
   assert.equal(sink.events().filter(({ org_id }) => org_id === 'terminated').length, 1);
   await client.end();
+});
+
+test('a launcher that is terminated comes back, and no relay is doubled', async () => {
+  const { name, client } = await openDatabase({ sinkUrl: sink.url });
+  const { pid } = await relayOf(admin, name);
+  const launcher = () => value(admin,
+    "select pid from pg_stat_activity where backend_type = 'pg_outbox launcher'");
+  const before = await launcher();
+  await admin.query('select pg_terminate_backend($1)', [before]);
+  const next = await waitUntil(launcher, 'another launcher', { accept: (seen) => seen && seen !== before });
+  // It has looked at every database once it has started a relay in a new one.
+  const { client: other } = await openDatabase();
+  const relays = await column(admin, `select datname from pg_stat_activity
+    where backend_type = 'pg_outbox relay' group by datname having count(*) > 1`);
+  assert.deepEqual(relays, []);
+  assert.equal((await relayOf(admin, name)).pid, pid, 'it went on');
+  await admin.query('select pg_terminate_backend($1)', [pid]);
+  await waitUntil(() => relayOf(admin, name), 'the new launcher to start a relay in its place', {
+    accept: (relay) => relay && relay.pid !== pid,
+  });
+  assert.equal(await launcher(), next);
+  await client.query("insert into job (org_id) values ('relaunched')");
+  await delivered(client);
+  assert.equal(sink.events().filter(({ org_id }) => org_id === 'relaunched').length, 1);
+  await client.end();
+  await other.end();
 });
 
 describe('a reload is enough', () => {

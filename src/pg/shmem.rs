@@ -7,7 +7,7 @@
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+    AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
 /// Databases of one cluster that can have a relay.
@@ -214,6 +214,8 @@ impl Launcher {
             hold.database.store(database, Ordering::Release);
             hold.until.store(until, Ordering::Release);
         }
+        // Whoever holds looks for the relay next, which looks for the hold: one sees the other.
+        fence(Ordering::SeqCst);
     }
 
     /// Until when relays are kept out of a database; `None` when they are not.
@@ -228,7 +230,7 @@ impl Launcher {
 
 impl Relay {
     /// Takes this place for a database. False when somebody has it.
-    pub fn claim(&self, database: u32) -> bool {
+    fn claim(&self, database: u32) -> bool {
         self.database.compare_exchange(0, database, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
@@ -245,6 +247,21 @@ impl Shared {
     /// The relay of a database, if one runs.
     pub fn relay(&self, database: u32) -> Option<&Relay> {
         self.relays.iter().find(|relay| relay.database.load(Ordering::Acquire) == database)
+    }
+
+    /// Takes a place for the relay of a database; `None` when there is none left, or when another
+    /// process serves this database: two would send everything twice.
+    pub fn claim_relay(&self, database: u32, pid: i32) -> Option<&Relay> {
+        let place = self.relays.iter().find(|place| place.claim(database))?;
+        place.pid.store(pid, Ordering::Release);
+        // Of two that claim at once each must see the other, so the claim is seen before the look.
+        fence(Ordering::SeqCst);
+        let is_of_database = |place: &&Relay| place.database.load(Ordering::Acquire) == database;
+        if self.relays.iter().filter(is_of_database).count() > 1 {
+            place.release();
+            return None;
+        }
+        Some(place)
     }
 
     pub fn count(&self, database: u32, source: i32, what: Skipped) {

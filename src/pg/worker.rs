@@ -197,8 +197,12 @@ pub fn pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
-/// Terminates another backend of this server, as pg_terminate_backend does.
+/// Terminates another backend of this server, as pg_terminate_backend does. Does nothing for 0: it
+/// has not said yet who it is, or has gone, and a signal to 0 is one to ourselves.
 pub fn terminate(pid: i32) {
+    if pid <= 0 {
+        return;
+    }
     // SAFETY: a signal; the pid comes from shared memory, where it is erased at exit.
     unsafe { libc::kill(pid, libc::SIGTERM) };
 }

@@ -128,10 +128,11 @@ fn tend(
     scarce_is_logged: &mut bool,
 ) -> Option<Instant> {
     let is_named = gucs::names_database(&post.name);
+    let relay = shared.relay(database);
+    if !is_named && let Some(relay) = relay {
+        worker::terminate(relay.pid.load(Ordering::Acquire));
+    }
     if let PostState::Running(started) = &post.state {
-        if !is_named && let Some(relay) = shared.relay(database) {
-            worker::terminate(relay.pid.load(Ordering::Acquire));
-        }
         if !started.has_ended() {
             return None;
         }
@@ -144,7 +145,8 @@ fn tend(
         post.state = PostState::Waiting(Instant::now());
     }
     let PostState::Waiting(due) = post.state else { return None };
-    if !is_named {
+    // A relay that an earlier launcher has started goes on, and rings when it goes.
+    if !is_named || relay.is_some() {
         return None;
     }
     let now = heap::now();

@@ -56,12 +56,15 @@ pub fn run(database: u32) -> ! {
     worker::install_signal_handlers();
     worker::connect(Some(database));
     let Some(shared) = shmem::shared() else { worker::exit(1) };
-    let Some(place) = shared.relays.iter().find(|place| place.claim(database)) else {
-        // Every place is taken; the launcher tries again.
+    worker::at_exit(leave);
+    let Some(place) = shared.claim_relay(database, worker::pid()) else {
+        // Every place is taken, or a relay runs here already; the launcher tries again.
         worker::exit(1)
     };
-    worker::at_exit(leave);
-    place.pid.store(worker::pid(), Ordering::Release);
+    // A statement that wants the database without us has asked for it before it looked for us.
+    if shared.launcher.held_until(database, heap::now()).is_some() {
+        worker::exit(1);
+    }
     place.started_at.store(heap::now(), Ordering::Release);
     worker::report_application_name("pg_outbox relay");
     let settings = gucs::snapshot();
@@ -89,6 +92,10 @@ fn leave() {
         shared.relays.iter().find(is_mine)
     }) {
         relay.release();
+    }
+    if let Some(shared) = shmem::shared() {
+        // It may not be the launcher that started us.
+        shared.launcher.bell.ring();
     }
 }
 
