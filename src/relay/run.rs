@@ -87,7 +87,7 @@ impl SinkRun {
         self.feed(clock, Input::ReturnsExpected);
     }
 
-    /// Pauses or resumes, as the sink's row and the settings say. Until the first call it is paused.
+    /// Pauses or resumes, as the sink's row and the settings say. Paused until the first call.
     pub fn steer(&mut self, clock: &mut Clock, enabled: bool) {
         self.is_enabled = enabled;
         self.comply(clock);
