@@ -24,7 +24,7 @@ import { startCluster } from '../harness/cluster.mjs';
 import { waitUntil } from '../harness/wait.mjs';
 import { listen } from './support/audience.mjs';
 import { column, connect, value } from './support/database.mjs';
-import { SECRET, delivered } from './support/delivery.mjs';
+import { SECRET, delivered, relayOf } from './support/delivery.mjs';
 import {
   ROOT, anchorsOf, documentsIn, linksOf, readDocument, section, table,
 } from './support/documents.mjs';
@@ -52,13 +52,16 @@ const REFUSED = `
 select outbox.create_event_type('export.finished');
 select outbox.emit('export.finished', '42', jsonb_build_object('files', repeat('x', 6000)));
 insert into cataloging_jobs (id, org_id) values (1, '42');
-select outbox.wait_until_delivered('30 s');
 `;
 
 /** What a document needs beside what is installed. @type {Record<string, Surroundings>} */
 const SURROUNDINGS = {
+  'docs/configuration.md': {
+    limits: { eventsPerSecond: null, payloadKb: 5 },
+    and: relayNeedsNoMoreRights,
+  },
   'docs/failures.md': {
-    setup: REFUSED,
+    setup: `${REFUSED} select outbox.wait_until_delivered('30 s');`,
     limits: { eventsPerSecond: null, payloadKb: 5 },
     settings: {
       shared_preload_libraries: 'pg_outbox, pg_cron',
@@ -142,6 +145,25 @@ async function openDatabase(t, path, installed) {
   if (copyOf) await server.psql(`create database ${database} template ${original}`);
   client = await connect(server, { database });
   return { run, client, realtime };
+}
+
+/** A relay in the name of the role that the document makes. @param {import('pg').Client} client */
+async function relayNeedsNoMoreRights(client) {
+  const { pid } = await relayOf(client, 'docs_configuration');
+  await client.query("alter system set pg_outbox.role = 'outbox_relay'");
+  await client.query('select pg_reload_conf()');
+  await client.query('select pg_terminate_backend($1)', [pid]);
+  await waitUntil(() => relayOf(client, 'docs_configuration'), 'another relay', {
+    accept: (relay) => relay && relay.pid !== pid,
+  });
+  await client.query(REFUSED);
+  await delivered(client);
+  assert.equal(await value(client, 'select count(*)::int from outbox.dead_letters'), 1);
+  await client.query("select outbox.replay(now() - interval '1 hour')");
+  await waitUntil(() => column(client, 'select from outbox.replays where done_at is not null'),
+    'the replay', { accept: (rows) => rows.length === 1 });
+  await delivered(client);
+  await client.query('set role outbox_relay; select outbox.prune(); reset role');
 }
 
 /** Every job of pg_cron, as it stands there. @param {import('pg').Client} client */
