@@ -16,88 +16,19 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
-import { basename, dirname, join, normalize } from 'node:path';
+import { dirname, join, normalize } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { startRealtime } from '../../demo/realtime/server.mjs';
-import { signToken } from '../../demo/realtime/tokens.mjs';
 import { startCluster } from '../harness/cluster.mjs';
 import { waitUntil } from '../harness/wait.mjs';
 import { listen } from './support/audience.mjs';
-import { column, connect, value } from './support/database.mjs';
-import { SECRET, delivered, relayOf } from './support/delivery.mjs';
+import { column, connect } from './support/database.mjs';
+import { delivered } from './support/delivery.mjs';
 import {
   ROOT, anchorsOf, documentsIn, linksOf, readDocument, section, table,
 } from './support/documents.mjs';
-
-/** The application that the documents speak of. */
-const APPLICATION = `
-create table memberships (person_id uuid, org_id text, primary key (person_id, org_id));
-create table cataloging_jobs (id bigint primary key, org_id text not null,
-  status text not null default 'new', title text);
-create table flags (id bigint primary key, org_id text not null, reason text);
-`;
-
-/** What docs/ takes for granted; the README does it itself. */
-const INSTALLED = `
-create extension pg_outbox;
-select outbox.set_secret('realtime', 'eyJ…');
-select outbox.set_sink('realtime', 'realtime', '{"secret": "realtime", "events_per_second": 0,
-  "url": "https://PROJECT.supabase.co/realtime/v1"}');
-select outbox.attach('cataloging_jobs', entity => 'job', topic => 'cataloging',
-  watch => '{status}');
-`;
-
-/** One event that the sink refuses, since it is larger than the tenant may send. */
-const REFUSED = `
-select outbox.create_event_type('export.finished');
-select outbox.emit('export.finished', '42', jsonb_build_object('files', repeat('x', 6000)));
-insert into cataloging_jobs (id, org_id) values (1, '42');
-`;
-
-/** What a document needs beside what is installed. @type {Record<string, Surroundings>} */
-const SURROUNDINGS = {
-  'docs/configuration.md': {
-    limits: { eventsPerSecond: null, payloadKb: 5 },
-    and: relayNeedsNoMoreRights,
-  },
-  'docs/failures.md': {
-    setup: `${REFUSED} select outbox.wait_until_delivered('30 s');`,
-    limits: { eventsPerSecond: null, payloadKb: 5 },
-    settings: {
-      shared_preload_libraries: 'pg_outbox, pg_cron',
-      'cron.database_name': 'docs_failures',
-      'cron.use_background_workers': 'on',
-    },
-    and: scheduledJobsRun,
-  },
-  'docs/messages.md': {
-    setup: `insert into memberships values ('5f0c1a52-3d0e-4a52-9f7e-1b2c3d4e5f60', '43');`,
-  },
-  'docs/moving.md': {
-    copyOf: `
-      select outbox.pause();
-      insert into cataloging_jobs (id, org_id) values (1, '42');
-    `,
-  },
-};
+import { INSTALLED, mustHold, openDatabase } from './support/surroundings.mjs';
 
 const WITHOUT_SQL = new Set(['docs/reliability.md']);
-
-/**
- * @typedef {object} Surroundings
- * @property {string} [setup] more SQL
- * @property {string} [copyOf] more SQL in a database of which this one is a copy
- * @property {Partial<import('../../demo/realtime/options.mjs').Limits>} [limits] of the tenant
- * @property {import('../harness/cluster.mjs').Settings} [settings] of a server of its own
- * @property {(client: import('pg').Client) => Promise<void>} [and] what must be true at the end
- */
-
-/** The project that the documents name does not exist; the stand-in takes its place. */
-const PLACEHOLDERS = (/** @type {string} */ sql, /** @type {string} */ url) => sql
-  .replaceAll('https://PROJECT.supabase.co/realtime/v1', url)
-  .replaceAll('eyJ…', signToken({ role: 'service_role', exp: inAYear() }, SECRET));
-
-const inAYear = () => Math.floor(Date.now() / 1000) + 365 * 86_400;
 
 const README = readDocument('README.md');
 const DOCS = documentsIn(['docs']);
@@ -106,6 +37,9 @@ const doc = (/** @type {string} */ name) => {
   if (!found) throw new Error(`there is no docs/${name}.md`);
   return found;
 };
+/** Names of what the doctor may find, as the chapter for operators lists them. */
+const FINDINGS = table(section(doc('operating'), 'What check() says'), 'name')
+  .map(({ name }) => name);
 const ALL = documentsIn(['.', 'docs', 'demo', 'pgrx-tests']);
 
 /** @type {import('../harness/cluster.mjs').Cluster} */
@@ -114,75 +48,6 @@ before(async () => {
   cluster = await startCluster({ settings: { max_worker_processes: 32 } });
 });
 after(() => cluster?.stop());
-
-/**
- * A database with the application, and a Realtime on it.
- *
- * @param {import('node:test').TestContext} t
- * @param {string} path of the document
- * @param {string} installed SQL that the document takes for granted
- */
-async function openDatabase(t, path, installed) {
-  const { setup = '', copyOf, limits, settings } = SURROUNDINGS[path] ?? {};
-  const server = settings ? await startCluster({ settings }) : cluster;
-  const database = `docs_${basename(path, '.md').toLowerCase()}`;
-  await server.psql(`drop database if exists ${database}`);
-  const original = copyOf ? `${database}_original` : database;
-  await server.psql(`create database ${original}`);
-  const realtime = await startRealtime({
-    // It stays connected to its database, which could then be no template.
-    ...(!copyOf && { databaseUrl: server.url(database) }), jwtSecret: SECRET, limits: limits ?? false,
-  });
-  const runIn = (/** @type {string} */ name, /** @type {string} */ sql) => server.psql(
-    `\\set VERBOSITY sqlstate\n${PLACEHOLDERS(sql, realtime.url)}`, { database: name });
-  const run = (/** @type {string} */ sql) => runIn(database, sql);
-  /** @type {import('pg').Client | undefined} */
-  let client;
-  t.after(async () => {
-    await client?.end();
-    await realtime.stop();
-    if (settings) await server.stop();
-    else await server.psql('alter system reset all; select pg_reload_conf()');
-  });
-  await runIn(original, APPLICATION + installed + (copyOf ?? setup));
-  if (copyOf) await server.psql(`create database ${database} template ${original}`);
-  client = await connect(server, { database });
-  return { run, client, realtime };
-}
-
-/** A relay in the name of the role that the document makes. @param {import('pg').Client} client */
-async function relayNeedsNoMoreRights(client) {
-  const { pid } = await relayOf(client, 'docs_configuration');
-  await client.query("alter system set pg_outbox.role = 'outbox_relay'");
-  await client.query('select pg_reload_conf()');
-  await client.query('select pg_terminate_backend($1)', [pid]);
-  await waitUntil(() => relayOf(client, 'docs_configuration'), 'another relay', {
-    accept: (relay) => relay && relay.pid !== pid,
-  });
-  await client.query(REFUSED);
-  await delivered(client);
-  assert.equal(await value(client, 'select count(*)::int from outbox.dead_letters'), 1);
-  await client.query("select outbox.replay(now() - interval '1 hour')");
-  await waitUntil(() => column(client, 'select from outbox.replays where done_at is not null'),
-    'the replay', { accept: (rows) => rows.length === 1 });
-  await delivered(client);
-  await client.query('set role outbox_relay; select outbox.prune(); reset role');
-}
-
-/** Every job of pg_cron, as it stands there. @param {import('pg').Client} client */
-async function scheduledJobsRun(client) {
-  const jobs = await column(client,
-    "select jobname, cron.alter_job(jobid, schedule => '* * * * *') is null from cron.job");
-  assert.ok(jobs.length > 0, 'jobs are scheduled');
-  const runs = () => column(client, `
-    select j.jobname, array_agg(distinct r.status || coalesce(': ' || r.return_message, ''))
-    from cron.job j left join cron.job_run_details r using (jobid)
-    where r.end_time is not null group by 1 order by 1`);
-  const found = await waitUntil(runs, 'each job to have run', {
-    timeoutMs: 100_000, accept: (rows) => rows.length === jobs.length,
-  });
-  for (const [job, results] of found) assert.match(String(results), /^succeeded/, job);
-}
 
 /**
  * Runs a block and checks what it says of itself.
@@ -217,18 +82,22 @@ describe('the SQL runs', () => {
     const [membership] = /create function[^]*?\n\$\$;/.exec(example?.text ?? '') ?? [];
     assert.ok(membership, 'there is an example of a membership function');
     const row = "insert into cataloging_jobs values (1, '42');";
-    const { run, client } = await openDatabase(t, README.path, row + membership);
+    const { run, client } = await openDatabase(t, cluster, README.path, row + membership);
     for (const block of sqlOf(README)) await runBlock(run, block, README.path);
     await delivered(client);
     assert.deepEqual(await column(client, 'select name from outbox.check() where not ok'), []);
+    const general = (/** @type {string} */ name) => name.replace(/^(sink|source) [^:]*:/, '$1 …:');
+    const found = (await column(client, 'select name from outbox.check()')).map(general);
+    assert.ok(found.length > 5, 'the doctor finds much that is well');
+    assert.deepEqual(found.filter((name) => !FINDINGS.includes(name)), [], 'not described');
   });
 
   for (const document of DOCS.filter(({ path }) => !WITHOUT_SQL.has(path))) {
     test(document.path, async (t) => {
-      const { run, client } = await openDatabase(t, document.path, INSTALLED);
+      const { run, client } = await openDatabase(t, cluster, document.path, INSTALLED);
       assert.ok(sqlOf(document).length > 0, 'it has no SQL');
       for (const block of sqlOf(document)) await runBlock(run, block, document.path);
-      await SURROUNDINGS[document.path]?.and?.(client);
+      await mustHold(document.path, client);
     });
   }
 });
@@ -236,7 +105,7 @@ describe('the SQL runs', () => {
 describe('the messages are as they are shown', () => {
   test('docs/messages.md', async (t) => {
     const document = doc('messages');
-    const { run, client, realtime } = await openDatabase(t, document.path, INSTALLED);
+    const { run, client, realtime } = await openDatabase(t, cluster, document.path, INSTALLED);
     const person = randomUUID();
     await client.query("insert into memberships values ($1, '42')", [person]);
     /** @type {Awaited<ReturnType<typeof listen>> | undefined} */
@@ -406,6 +275,32 @@ describe('what there is, is described', () => {
     assert.deepEqual([...described].sort(), await names());
   });
 
+  test('lines of the log', () => {
+    const files = readdirSync(join(ROOT, 'src'), { recursive: true, encoding: 'utf8' });
+    const lines = files.filter((name) => name.endsWith('.rs')).flatMap((name) => {
+      const source = readFileSync(join(ROOT, 'src', name), 'utf8').replace(/\\\n\s*/g, '');
+      return [...source.matchAll(/log!\(\s*"pg_outbox: ((?:[^"\\]|\\.)*)"/g)]
+        .map(([, line]) => line.replaceAll('\\"', '"').replace(/\{[^}]*\}/g, '…'));
+    });
+    assert.ok(lines.length > 5, 'the lines are found');
+    const described = table(section(doc('operating'), 'What the log says'), 'line')
+      .map(({ line }) => line);
+    const strange = lines.filter((line) => !described.some((start) => line.startsWith(start)));
+    assert.deepEqual(strange, [], 'not described');
+    const idle = described.filter((start) => !lines.some((line) => line.startsWith(start)));
+    assert.deepEqual(idle, [], 'never said');
+  });
+
+  test('findings of the doctor', () => {
+    const scripts = readdirSync(join(ROOT, 'sql/install'));
+    const sources = ['src/check.rs', ...scripts.map((name) => `sql/install/${name}`)]
+      .map((name) => readFileSync(join(ROOT, name), 'utf8')).join('');
+    const isSaid = (/** @type {string} */ name) => ["'", '"', ': ']
+      .some((before) => ["'", '"'].some((after) => sources.includes(before + name + after)));
+    const last = (/** @type {string} */ name) => name.replace(/^(sink|source) …: /, '');
+    assert.deepEqual(FINDINGS.filter((name) => !isSaid(last(name))), [], 'never said');
+  });
+
   test('failures of a sink, and whose fault they are', () => {
     const source = readFileSync(join(ROOT, 'src/sink/mod.rs'), 'utf8');
     const bodyOf = (/** @type {string} */ name) =>
@@ -458,7 +353,7 @@ describe('the way about', () => {
         names: [...names.matchAll(/\*([^*]+)\*/g)].map(([, name]) => name),
       }))
       .filter(({ file }) => /\.(mjs|rs)$/.test(file));
-    assert.ok(rows.length > 20 && cited.length >= rows.length, `${cited.length} for ${rows.length}`);
+    assert.ok(rows.length > 20 && cited.length >= rows.length, `${cited.length} citations`);
     const missing = cited.flatMap(({ file, names }) => {
       const source = readFileSync(join(ROOT, file), 'utf8');
       const isTest = (/** @type {string} */ name) => (file.endsWith('.rs')
