@@ -344,6 +344,19 @@ describe('the way about', () => {
     assert.deepEqual(names.filter((name) => !map.includes(`\`${name}\``)), []);
   });
 
+  test('the map names functions and types that there are', () => {
+    const files = readdirSync(join(ROOT, 'src'), { recursive: true, encoding: 'utf8' });
+    const sources = files.filter((name) => name.endsWith('.rs'))
+      .map((name) => readFileSync(join(ROOT, 'src', name), 'utf8')).join('\n');
+    const named = readDocument('ARCHITECTURE.md').text.matchAll(/`(?:\w+::)+(\w+)`/g);
+    // A variant stands at the beginning of its line.
+    const declared = (/** @type {string} */ name) =>
+      new RegExp(`\\b(fn|struct|enum|trait|mod) ${name}\\b|^\\s+${name}\\b[ ({,]`, 'm');
+    const unknown = [...new Set([...named].map(([, name]) => name))]
+      .filter((name) => !declared(name).test(sources));
+    assert.deepEqual(unknown, []);
+  });
+
   test('the tests that show what holds are there', () => {
     const { path, prose } = doc('reliability');
     const rows = prose.split('\n').filter((line) => / \| \[/.test(line));
