@@ -111,6 +111,17 @@ pub struct SinkRow {
     pub is_at_home: bool,
 }
 
+/// As `tx::run`, and DROP EXTENSION is before it or after it.
+fn transaction<T>(
+    durability: Durability,
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    tx::run(durability, || {
+        user::hold_extension();
+        work()
+    })
+}
+
 /// Whether the extension is in this database.
 ///
 /// # Errors
@@ -124,7 +135,7 @@ pub fn exists() -> Result<bool, Failure> {
 /// # Errors
 /// What the database said.
 pub fn sinks() -> Result<Vec<SinkRow>, Failure> {
-    tx::run(Durability::Asynchronous, || {
+    transaction(Durability::Asynchronous, || {
         let mut rows = Vec::new();
         query::session(|| SINKS.read(&[], |row| rows.extend(sink_row(row))));
         Ok(rows)
@@ -153,7 +164,7 @@ fn sink_row(row: &Row) -> Option<SinkRow> {
 /// # Errors
 /// What the database said.
 pub fn secret(name: &str) -> Result<Option<String>, Error> {
-    let found = tx::run(Durability::Asynchronous, || {
+    let found = transaction(Durability::Asynchronous, || {
         let mut value = None;
         query::session(|| SECRET.read(&[Some(name)], |row| value = row.text(1)));
         Ok(value)
@@ -176,7 +187,7 @@ pub fn record(sink: &str, now: Time, record: &Record) -> Result<bool, Failure> {
         true => Durability::Asynchronous,
         false => Durability::Synchronous,
     };
-    tx::run(durability, || {
+    transaction(durability, || {
         let arguments = [Some(sink), Some(&base), end.as_deref(), last_id.as_deref()];
         query::session(|| {
             let is_there = MOVE_CURSOR.run(&arguments, |_| {}) > 0;
@@ -194,7 +205,7 @@ pub fn record(sink: &str, now: Time, record: &Record) -> Result<bool, Failure> {
 /// # Errors
 /// What the database said.
 pub fn prune() -> Result<i64, Failure> {
-    tx::run(Durability::Synchronous, || {
+    transaction(Durability::Synchronous, || {
         let mut pruned = 0;
         query::session(|| PRUNE.run(&[], |row| pruned = row.i64(1).unwrap_or(0)));
         Ok(pruned)
@@ -234,7 +245,7 @@ impl Reader {
     pub fn read(&mut self, from: &Position, bytes_max: usize) -> Result<Chunk, Failure> {
         let open = self.open.take();
         let mut kept = None;
-        let chunk = tx::run(Durability::Asynchronous, || {
+        let chunk = transaction(Durability::Asynchronous, || {
             query::session(|| {
                 if open.as_ref() != Some(from) {
                     query::close(&self.cursor);

@@ -32,6 +32,20 @@ pub fn acting_as<R>(role: Oid, work: impl FnOnce() -> R) -> R {
     }
 }
 
+/// Keeps DROP EXTENSION away until the transaction ends, and waits for one that is under way. It
+/// locks the extension before it locks what belongs to it, so whoever does this first shares no
+/// deadlock with it.
+pub fn hold_extension() {
+    // SAFETY: look-ups and a lock inside a transaction.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"pg_outbox".as_ptr(), true);
+        if extension != Oid::INVALID {
+            let mode = pg_sys::AccessShareLock as i32;
+            pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
+        }
+    }
+}
+
 /// Owner of this extension; `None` when it does not exist in this database.
 pub fn extension_owner() -> Option<Oid> {
     // SAFETY: scans pg_extension by its index on the name, inside a transaction; closed again.

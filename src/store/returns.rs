@@ -9,7 +9,7 @@ use crate::envelope;
 use crate::event::{Entry, EntryId, EventId, EventKind, EventType};
 use crate::json;
 use crate::pg::query::{self, Row, Statement};
-use crate::pg::tx::{self, Durability};
+use crate::pg::tx::Durability;
 use crate::relay::journal::Line;
 use crate::relay::returns::{Fate, Page, Return};
 use crate::relay::time::{Duration, Time};
@@ -141,7 +141,7 @@ pub struct PageBounds {
 /// What the database said.
 pub fn look(sink: &str, bounds: PageBounds, with_held: bool) -> Result<Page, Failure> {
     let limit = bounds.events_max.to_string();
-    tx::run(Durability::Asynchronous, || {
+    super::transaction(Durability::Asynchronous, || {
         query::session(|| {
             let mut page = Page::default();
             // Rows that a replay has just brought are seen by the next statement, which therefore
