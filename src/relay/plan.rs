@@ -72,7 +72,8 @@ pub struct Settings {
     /// Retries of a refused event before it is a dead letter.
     pub retries: u32,
     pub order: Order,
-    /// Bound on the bytes of entries that were read and have no outcome.
+    /// Bound on the bytes of entries that were read and have no outcome. What comes of taking
+    /// them apart may be as much again.
     pub memory_limit_bytes: usize,
 }
 
@@ -353,7 +354,8 @@ impl State {
             Permit::None => self.health.retry_at(),
             Permit::Probe | Permit::All => {
                 // A lane that is free and has orgs due was left so for want of budget alone.
-                let starved = (0..self.lanes.count()).any(|lane| self.is_ready(lane));
+                let may_send = !self.is_choked();
+                let starved = may_send && (0..self.lanes.count()).any(|lane| self.is_ready(lane));
                 let budget = starved.then(|| self.budget.next_change(now));
                 [budget, self.lanes.next_token_at()].into_iter().flatten().min()
             }
@@ -519,8 +521,18 @@ impl State {
         share.min(limit.saturating_sub(self.gauges.held_bytes).max(1))
     }
 
+    /// Whether so much waits to be recorded that nothing may be sent that could add to it. An entry
+    /// whose events are all refused takes far more memory in parts than as a whole.
+    fn is_choked(&self) -> bool {
+        let most = self.settings.memory_limit_bytes.saturating_mul(2);
+        self.gauges.held_bytes > most && self.returns.has_unrecorded()
+    }
+
     /// Fills every lane that is free, the one with the oldest org first.
     fn send_all(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if self.is_choked() {
+            return;
+        }
         loop {
             let permit = self.health.permit();
             let ready = (0..self.lanes.count()).filter(|&lane| self.is_ready(lane));

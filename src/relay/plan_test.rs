@@ -706,3 +706,28 @@ fn what_is_refused_is_held_until_its_fate_is_recorded() {
     assert!(reads(&desk.step(Input::Recorded)));
     assert_eq!(desk.state.gauges().held_bytes, 0);
 }
+
+#[test]
+fn refusals_that_cannot_be_recorded_stop_what_would_add_to_them() {
+    let mut desk = Desk::new(|settings| settings.memory_limit_bytes = 1_000);
+    desk.step(Input::Tick);
+    let mut chunk = desk.chunk(&["a"]);
+    let keys: Vec<String> = (0..60).map(|key| key.to_string()).collect();
+    chunk.entries[0].event_count = 60;
+    chunk.entries[0].ids = format!("[{}]", keys.join(",")).into();
+    let mut effects = desk.step(Input::Read(chunk));
+    let mut recordings = 0;
+    while let [(request, _)] = &sends(&effects)[..] {
+        let request = *request;
+        effects = desk.answer(request, INVALID);
+        recordings += usize::from(record(&effects).is_some());
+    }
+    let held = desk.state.gauges().held_bytes;
+    assert!((2_000..3_000).contains(&held), "{held} bytes");
+    assert_eq!((recordings, desk.deadline_ms()), (1, None), "it waits for the record");
+    desk.step(Input::RecordFailed);
+    let due = desk.deadline_ms().unwrap();
+    assert!(sends(&desk.at(due)).is_empty());
+    assert!(desk.records.last().unwrap().fates.len() > 1);
+    assert_eq!(sends(&desk.step(Input::Recorded)).len(), 1);
+}

@@ -117,6 +117,11 @@ impl Returns {
         !self.fates.is_empty()
     }
 
+    /// Whether fates wait to be recorded, or are being recorded.
+    pub fn has_unrecorded(&self) -> bool {
+        !self.fates.is_empty() || !self.recording.is_empty()
+    }
+
     /// What is to be recorded now, with the position.
     pub fn begin_record(&mut self) -> Vec<Fate> {
         self.recording = std::mem::take(&mut self.fates);
@@ -136,7 +141,7 @@ impl Returns {
 
     /// No event of the last look is without a fate, and none of their fates is unrecorded.
     fn is_free(&self) -> bool {
-        !self.looking && self.taken == 0 && self.fates.is_empty() && self.recording.is_empty()
+        !self.looking && self.taken == 0 && !self.has_unrecorded()
     }
 }
 
