@@ -13,7 +13,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { startCluster } from '../harness/cluster.mjs';
 import { waitUntil } from '../harness/wait.mjs';
-import { connect, value } from './support/database.mjs';
+import { connect, refusal, value } from './support/database.mjs';
 import { delivered, setSink } from './support/delivery.mjs';
 import { startSink } from './support/sink.mjs';
 
@@ -100,6 +100,18 @@ describe('pruning', () => {
     await delivered(client);
     assert.equal(await prune("'0', exact => true"), count);
     assert.equal(sink.events().length, lastJob, 'and it was sent first');
+  });
+
+  test('nothing in a transaction that sees less than there is', async () => {
+    const pruner = await connect(cluster);
+    for (const level of ['repeatable read', 'serializable']) {
+      await pruner.query(`begin isolation level ${level}`);
+      const error = await refusal(pruner, "select outbox.prune('0')");
+      assert.equal(error.code, '25000', error.message);
+      assert.match(`${error.hint}`, /outside the transaction/);
+      await pruner.query('rollback');
+    }
+    await pruner.end();
   });
 
   test('by itself, what is older than the retention', async () => {
