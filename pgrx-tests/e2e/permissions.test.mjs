@@ -91,6 +91,20 @@ test('attach needs the table and the function', async () => {
   await app.end();
 });
 
+test('what schema _private held before keeps its privileges', async () => {
+  await client.query('create database inhabited');
+  const other = await connect(cluster, { database: 'inhabited' });
+  await other.query(`create schema _private;
+    create function _private.theirs() returns int language sql as 'select 1';
+    create table _private.theirs (n int); grant select on _private.theirs to public;
+    create extension pg_outbox`);
+  const may = await column(other, `select has_function_privilege('app', '_private.theirs()', 'execute'),
+    has_table_privilege('app', '_private.theirs', 'select'),
+    has_table_privilege('app', '_private.outbox', 'select')`);
+  assert.deepEqual(may, [[true, true, false]]);
+  await other.end();
+});
+
 test('a search_path of the caller shadows nothing', async () => {
   const app = await connect(cluster, { user: 'app' });
   await app.query(`create schema trap;

@@ -1,20 +1,26 @@
 -- Nobody but the owner may do anything until somebody is granted it. This file is the last: it
--- finds every function and table above it.
+-- finds every function and table above it, and leaves alone what a schema that was there before
+-- holds of others.
 do $$
 declare
     routine regprocedure;
     object regclass;
 begin
     for routine in
-        select p.oid from pg_catalog.pg_proc p
-        where p.pronamespace in ('outbox'::regnamespace, '_private'::regnamespace)
+        select d.objid
+        from pg_catalog.pg_depend d
+        join pg_catalog.pg_extension e on e.oid = d.refobjid
+        where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e'
+          and d.classid = 'pg_proc'::regclass and e.extname = 'pg_outbox'
     loop
         execute format('revoke all on routine %s from public', routine);
     end loop;
     for object in
-        select c.oid from pg_catalog.pg_class c
-        where c.relnamespace in ('outbox'::regnamespace, '_private'::regnamespace)
-          and c.relkind in ('r', 'v', 'S')
+        select d.objid
+        from pg_catalog.pg_depend d
+        join pg_catalog.pg_extension e on e.oid = d.refobjid
+        where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e'
+          and d.classid = 'pg_class'::regclass and e.extname = 'pg_outbox'
     loop
         execute format('revoke all on %s %s from public',
                        case when (select relkind from pg_catalog.pg_class where oid = object) = 'S'
