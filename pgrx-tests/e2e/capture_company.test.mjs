@@ -6,12 +6,16 @@
  *  2. A row that was turned away while it moved is a deletion, whatever savepoints come after.
  *  3. An error while the buffer is written costs what its savepoint covers, and nothing else.
  *
+ *  4. An index that somebody puts on a segment is filled, or refused with a hint: no writer crashes
+ *     the server.
+ *
  * What would break silently: a column that nobody named leaves as a key.
  */
+import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { startCluster } from '../harness/cluster.mjs';
 import { runCase } from './support/capture_case.mjs';
-import { connect } from './support/database.mjs';
+import { connect, refusal, value } from './support/database.mjs';
 
 /** @type {import('../harness/cluster.mjs').Cluster} */
 let cluster;
@@ -77,4 +81,27 @@ captures('a spill that fails inside a savepoint', {
     await query('delete from _private.outbox where org_id = :b');
   },
   expect: { a: [...Array.from({ length: 9 }, (_, i) => `created ${String(i + 1).repeat(500)}`), 'created last'] },
+});
+
+test('indexes that others put on the segments', async () => {
+  const client = await connect(cluster);
+  const onSegments = (/** @type {string} */ sql) => client.query(`do $$ begin
+    for segment in 0..15 loop execute replace('${sql.replaceAll("'", "''")}', 'N', segment::text);
+    end loop; end $$`);
+  await client.query(`create table indexed (id int primary key, org_id text);
+    select outbox.attach('indexed')`);
+  await onSegments('create index other_N on _private.outbox_N (org_id)');
+  await client.query("insert into indexed values (1, 'indexed')");
+  await client.query('set enable_seqscan = off');
+  assert.equal(await value(client, "select count(*)::int from _private.outbox where org_id = 'indexed'"), 1);
+  for (const index of ['((id + 1))', "(id) where org_id = 'x'"]) {
+    await onSegments('drop index if exists _private.other_N');
+    await onSegments(`create index other_N on _private.outbox_N ${index}`);
+    const error = await refusal(client, "insert into indexed values (2, 'indexed')");
+    assert.equal(error.code, '55000', error.message);
+    assert.match(`${error.hint}`, /Drop it/);
+  }
+  await onSegments('drop index _private.other_N');
+  await client.query("insert into indexed values (2, 'indexed')");
+  await client.end();
 });

@@ -151,7 +151,19 @@ impl Segment {
                     ),
                 );
             }
-            Segment { relation, indexes: pg_sys::CatalogOpenIndexes(relation) }
+            let indexes = pg_sys::CatalogOpenIndexes(relation);
+            if !are_plain(indexes) {
+                raise(
+                    Error::new(
+                        ErrorKind::ObjectState,
+                        "a segment of _private.outbox has an index that capture cannot fill",
+                    )
+                    .hint(
+                        "Drop it, or make it one of plain columns, without expressions or WHERE.",
+                    ),
+                );
+            }
+            Segment { relation, indexes }
         }
     }
 
@@ -200,6 +212,24 @@ impl Segment {
                 pg_sys::pfree(text.cast_mut_ptr());
             }
         }
+    }
+}
+
+/// Whether all indexes are of plain columns. Those of the catalog always are, and what fills them
+/// has no executor to compute an expression with: it would crash the server.
+///
+/// # Safety
+/// `indexes` must be those of an open relation.
+unsafe fn are_plain(indexes: pg_sys::CatalogIndexState) -> bool {
+    // SAFETY: there are as many descriptions as it says.
+    unsafe {
+        let count = usize::try_from((*indexes).ri_NumIndices).unwrap_or(0);
+        (0..count).all(|index| {
+            let info = &**(*indexes).ri_IndexRelationInfo.add(index);
+            info.ii_Expressions.is_null()
+                && info.ii_Predicate.is_null()
+                && info.ii_ExclusionOps.is_null()
+        })
     }
 }
 
