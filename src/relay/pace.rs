@@ -88,6 +88,10 @@ const BATCH_PERCENT: u64 = 95;
 /// message a second brings [`RATE_PERCENT`] units.
 const MESSAGE_UNITS: u64 = 100_000;
 
+/// Realtime's counter remembers a flood for this long, and so refuses what comes after it: that
+/// is the same lesson.
+const LESSON: Duration = Duration::from_ms(BUCKETS as u64 * BUCKET_MS);
+
 /// A limit that was learned grows by a tenth in this time: a wrong lesson is forgotten in minutes.
 const GROWTH: Duration = Duration::from_ms(5_000);
 
@@ -111,6 +115,8 @@ pub struct Budget {
     configured: u32,
     /// What refusals have taught, and when it grew last.
     learned: Option<(u32, Time)>,
+    /// When the limit was halved last.
+    halved_at: Option<Time>,
     /// The smaller of the two.
     limit: u32,
     /// What the token bucket lacks.
@@ -127,6 +133,7 @@ impl Budget {
         Self {
             configured: limit,
             learned: None,
+            halved_at: None,
             limit,
             lacking: 0,
             lacking_since: Time::from_ms(0),
@@ -139,11 +146,16 @@ impl Budget {
     pub const fn set_limit(&mut self, limit: u32) {
         self.configured = limit;
         self.learned = None;
+        self.halved_at = None;
         self.limit = limit;
     }
 
     /// The sink refused a request for its rate.
     pub fn throttled(&mut self, now: Time) {
+        if self.halved_at.is_some_and(|at| now.since(at) < LESSON) {
+            return;
+        }
+        self.halved_at = Some(now);
         self.turn(now);
         let in_force = if self.limit == 0 { LEARNED_MAX } else { self.limit };
         let of_late = self.sums().get(SLICES_A_BUCKET).copied().unwrap_or_default();

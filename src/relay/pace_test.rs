@@ -198,14 +198,17 @@ fn a_refusal_for_the_rate_teaches_a_limit_that_grows_back() {
         assert_eq!(budget.allowance(at(66)), Some(0));
         assert!(budget.allowance(at(67)).unwrap() >= 1, "one may go out soon, to try");
         budget.throttled(at(68));
-        budget.throttled(at(69));
-        assert_eq!(budget.limit(), learned / 2 / 2);
+        assert_eq!(budget.limit(), learned, "the same lesson");
         budget.allowance(at(100));
-        assert!(budget.limit() > learned / 4);
+        assert!(budget.limit() > learned);
+        let grown = budget.limit();
+        budget.throttled(at(126));
+        assert!(budget.limit() <= grown / 2, "a new one");
         budget.allowance(at(10_000));
         assert_eq!(budget.limit(), configured);
-        for second in 0..30 {
-            budget.throttled(at(20_000 + second));
+        for minute in 0..30 {
+            budget.throttled(at(20_000 + minute * 60));
+            budget.spend(at(20_000 + minute * 60), 1);
         }
         assert_eq!(budget.limit(), 1, "never none");
         budget.set_limit(50);
