@@ -41,8 +41,17 @@ test-lint: rust pgrx ## format, clippy, pgspot over the generated SQL
 	@$(bin)/setup pgspot && $(bin)/suite lint $(bin)/lint
 
 .PHONY: test-unit
-test-unit: rust ## the core alone: no Postgres, seconds
-	@$(bin)/suite unit cargo test --no-default-features
+test-unit: rust ## the core alone: no Postgres, a minute
+	@STEPS=$(or $(STEPS),3000000) $(bin)/suite unit cargo test --no-default-features --profile checked
+
+.PHONY: simulate
+simulate: rust ## the core under simulation, HOURS=1 or more; stops at the first broken promise
+	@HOURS=$(or $(HOURS),1) cargo test --no-default-features --profile checked \
+	    --test model every_run -- --nocapture
+
+.PHONY: mutants
+mutants: rust ## bugs put into the core one by one: does the simulation find each?
+	@$(bin)/mutants
 
 .PHONY: test-pg
 test-pg: rust pgrx ## the SQL surface inside a backend (#[pg_test])
