@@ -40,7 +40,7 @@ use tale::Tale;
 
 /// What an unoptimised build plays in some twenty seconds; `make test-unit` builds an optimised
 /// one and asks for more.
-const STEPS: u64 = 100_000;
+const STEPS: u64 = 300_000;
 
 /// Seeds that have found something, most of them a bug that was put in again on purpose. They say
 /// something for as long as the simulation draws the same numbers: `pgrx-tests/bin/mutants`

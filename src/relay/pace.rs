@@ -14,11 +14,10 @@
 //!
 //! Not counted, because we cannot see it: deliveries to subscribers, what other servers send,
 //! and what a relay sent before it was restarted. `events_per_second` is to be set to what the
-//! tenant's limit leaves beside these; the sink's 429 is the net below. It teaches: what was sent
-//! of late, or the limit in force if that is less, is halved, and grows back by a tenth every few
-//! seconds without another 429. Multiplicative both ways, since limits differ by orders of
-//! magnitude (Chiu and Jain, 1989, argue for additive growth to be fair among many senders: here
-//! is one).
+//! tenant's limit leaves beside these; the sink's 429 is the net below. It teaches: the limit in
+//! force is halved, and grows back by a tenth every few seconds without another 429. Multiplicative
+//! both ways, since limits differ by orders of magnitude (Chiu and Jain, 1989, argue for additive
+//! growth to be fair among many senders: here is one).
 
 use crate::relay::time::{Duration, Time};
 
@@ -88,9 +87,13 @@ const BATCH_PERCENT: u64 = 95;
 /// message a second brings [`RATE_PERCENT`] units.
 const MESSAGE_UNITS: u64 = 100_000;
 
-/// Realtime's counter remembers a flood for this long, and so refuses what comes after it: that
-/// is the same lesson.
-const LESSON: Duration = Duration::from_ms(BUCKETS as u64 * BUCKET_MS);
+/// Refusals within this time are one lesson: the counter that refused remembers the flood, and so
+/// refuses what is sent to try it.
+const LESSON: Duration = Duration::from_ms(3 * BUCKET_MS);
+
+/// What a tenant without a configured limit is taken to have at the first lesson, unless more was
+/// sent of late.
+const UNKNOWN_LIMIT: u32 = 200;
 
 /// A limit that was learned grows by a tenth in this time: a wrong lesson is forgotten in minutes.
 const GROWTH: Duration = Duration::from_ms(5_000);
@@ -157,13 +160,16 @@ impl Budget {
         }
         self.halved_at = Some(now);
         self.turn(now);
-        let in_force = if self.limit == 0 { LEARNED_MAX } else { self.limit };
-        let of_late = self.sums().get(SLICES_A_BUCKET).copied().unwrap_or_default();
-        let rate = match u32::try_from(of_late * 1_000 / BUCKET_MS).unwrap_or(u32::MAX) {
-            0 => in_force,
-            rate => rate.min(in_force),
+        // Not what was sent: an org that has little to send would teach that little is allowed.
+        let in_force = match self.limit {
+            0 => {
+                let of_late = self.sums().get(SLICES_A_BUCKET).copied().unwrap_or_default();
+                let rate = u32::try_from(of_late * 1_000 / BUCKET_MS).unwrap_or(u32::MAX);
+                rate.clamp(UNKNOWN_LIMIT, LEARNED_MAX)
+            }
+            limit => limit,
         };
-        self.learned = Some(((rate / 2).max(1), now));
+        self.learned = Some(((in_force / 2).max(1), now));
         self.apply();
         // The account was kept for another limit. From here on it begins with nothing to spend.
         self.slices = [0; SLICES];

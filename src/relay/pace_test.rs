@@ -186,32 +186,39 @@ fn the_next_change_is_later_and_soon() {
 
 #[test]
 fn a_refusal_for_the_rate_teaches_a_limit_that_grows_back() {
-    for configured in [0, 100] {
+    for (configured, learned) in [(0, 100), (100, 50)] {
         let mut budget = Budget::new(configured);
         let at = |second: u64| Time::from_ms(second * 1_000);
         for second in 0..66 {
-            budget.spend(at(second), 20);
+            budget.spend(at(second), 2);
         }
         budget.throttled(at(66));
-        let learned = budget.limit();
-        assert!((8..=10).contains(&learned), "half of what was sent of late: {learned}");
+        assert_eq!(budget.limit(), learned, "half of what is allowed, not of what was sent");
         assert_eq!(budget.allowance(at(66)), Some(0));
         assert!(budget.allowance(at(67)).unwrap() >= 1, "one may go out soon, to try");
-        budget.throttled(at(68));
+        budget.throttled(at(70));
         assert_eq!(budget.limit(), learned, "the same lesson");
+        budget.throttled(at(82));
+        assert_eq!(budget.limit(), learned / 2, "another");
         budget.allowance(at(100));
-        assert!(budget.limit() > learned);
-        let grown = budget.limit();
-        budget.throttled(at(126));
-        assert!(budget.limit() <= grown / 2, "a new one");
+        assert!(budget.limit() > learned / 2);
         budget.allowance(at(10_000));
         assert_eq!(budget.limit(), configured);
         for minute in 0..30 {
-            budget.throttled(at(20_000 + minute * 60));
-            budget.spend(at(20_000 + minute * 60), 1);
+            budget.throttled(at(20_000 + minute * 20));
         }
         assert_eq!(budget.limit(), 1, "never none");
         budget.set_limit(50);
         assert_eq!(budget.limit(), 50);
     }
+}
+
+#[test]
+fn a_flood_without_a_limit_teaches_half_of_itself() {
+    let mut budget = Budget::new(0);
+    for second in 0..10 {
+        budget.spend(Time::from_ms(second * 1_000), 3_000);
+    }
+    budget.throttled(Time::from_ms(10_000));
+    assert!((1_000..=1_500).contains(&budget.limit()), "{}", budget.limit());
 }
