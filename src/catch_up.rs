@@ -73,11 +73,7 @@ fn require_member(org_id: &str) {
                 .hint("Name one: select outbox.setup_realtime('…', membership => '…')."),
         );
     }
-    let is_member = |&function: &Oid| {
-        let key = key(org_id, call::argument_of_predicate(function)?)?;
-        call::ask(function, &key)
-    };
-    if !functions.iter().flatten().any(|function| is_member(function) == Some(true)) {
+    if !says_member(&functions, org_id) {
         raise(
             Error::new(ErrorKind::NotPermitted, "not a member of this organisation")
                 .detail("The membership function of outbox.setup_realtime did not say yes.")
@@ -86,9 +82,18 @@ fn require_member(org_id: &str) {
     }
 }
 
+/// Whether one of the functions says so, in the name of the current user.
+pub fn says_member(functions: &[Option<Oid>], org_id: &str) -> bool {
+    let is_member = |&function: &Oid| {
+        let key = key(org_id, call::argument_of_predicate(function)?)?;
+        call::ask(function, &key)
+    };
+    functions.iter().flatten().any(|function| is_member(function) == Some(true))
+}
+
 /// The functions that decide on membership. `None` stands for one that is gone, has another
-/// signature, or that the caller may not execute.
-fn membership_functions(caller: Oid) -> Vec<Option<Oid>> {
+/// signature, or that `caller` may not execute.
+pub fn membership_functions(caller: Oid) -> Vec<Option<Oid>> {
     let mut functions = Vec::new();
     api::acting_as_owner(|| {
         query::session(|| {

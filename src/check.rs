@@ -1,12 +1,10 @@
 //! The parts of `outbox.check()` that SQL cannot see: shared memory, tokens, and the sink itself.
 
 use crate::config::SinkKind;
-use crate::cursor::{Position, Snapshot};
 use crate::error::{Error, ErrorKind};
-use crate::pg::{latch, shmem, worker};
+use crate::pg::{latch, shmem, user, worker};
 use crate::relay::setup::Setup;
 use crate::sink::Outcome;
-use crate::store::SinkRow;
 use crate::token::Claims;
 use pgrx::prelude::*;
 use std::sync::atomic::Ordering;
@@ -75,18 +73,10 @@ fn check_sink(
 }
 
 fn look_at(kind: &str, options: &str, secret: Option<&str>) -> Vec<Finding> {
-    let row = SinkRow {
-        name: String::new(),
-        kind: kind.to_owned(),
-        options: options.to_owned(),
-        is_paused: false,
-        position: Position::at(Snapshot::empty()),
-        is_at_home: true,
-    };
     if let Err(error) = SinkKind::parse(kind) {
         return vec![Finding::error("options", error)];
     }
-    let setup = match Setup::of(&row, 0, |_| Ok(secret.map(str::to_owned))) {
+    let setup = match Setup::to_look_at(kind, options, secret) {
         Ok(setup) => setup,
         Err(error) => return vec![Finding::error("secret", error)],
     };
@@ -100,7 +90,8 @@ fn look_at_token(setup: &Setup) -> Finding {
         Err(error) => return Finding::error("token", error),
     };
     let Claims { role, expires_at } = claims;
-    if role.as_deref() != Some("service_role") {
+    let is_free = |role: &str| user::role(role).is_some_and(user::bypasses_policies);
+    if !role.as_deref().is_some_and(|role| role == "service_role" || is_free(role)) {
         return Finding::bad(
             "token",
             format!("its role is {}", role.as_deref().unwrap_or("missing")),

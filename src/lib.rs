@@ -34,6 +34,8 @@ mod pg;
 #[cfg(feature = "pg_test")]
 #[path = "../pgrx-tests/pg_test/mod.rs"]
 pub mod pg_test;
+#[cfg(feature = "extension")]
+mod probe;
 pub mod relay;
 pub mod retry;
 #[cfg(feature = "extension")]

@@ -16,7 +16,8 @@ extension_sql_file!("../sql/install/60_views.sql", name = "views", requires = ["
 extension_sql_file!("../sql/install/62_trace.sql", name = "trace", requires = ["views"]);
 extension_sql_file!("../sql/install/65_catch_up.sql", name = "catch_up", requires = ["trace"]);
 extension_sql_file!("../sql/install/66_realtime.sql", name = "realtime", requires = ["catch_up"]);
-extension_sql_file!("../sql/install/70_check.sql", name = "check", requires = ["realtime"]);
+extension_sql_file!("../sql/install/68_probe.sql", name = "probe", requires = ["realtime"]);
+extension_sql_file!("../sql/install/70_check.sql", name = "check", requires = ["probe"]);
 extension_sql_file!(
     "../sql/install/90_grants.sql",
     name = "grants",

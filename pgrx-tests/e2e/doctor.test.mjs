@@ -56,10 +56,20 @@ async function complaints() {
   return rows;
 }
 
+/** What could not be tried, but for the members, whom the doctor cannot know. */
+async function unknowns() {
+  const { rows } = await client.query(`select name, detail, hint from outbox.check()
+    where ok is null and name <> 'realtime members'`);
+  return rows;
+}
+
+/** @type {string[]} */
+let detached = [];
+
 const now = () => Math.floor(Date.now() / 1000);
 const sql = (/** @type {string} */ text) => () => client.query(text);
 
-/** @type {Record<string, { make: () => any, says: RegExp, mend: () => any }>} */
+/** @type {Record<string, { make: () => any, says: RegExp, mend: () => any, isUnknown?: boolean }>} */
 const MISTAKES = {
   'no sink': { make: sql("select outbox.drop_sink('realtime')"), says: /set_sink/, mend: healthySink },
   'a disabled sink': {
@@ -92,6 +102,33 @@ const MISTAKES = {
   'row level security is off': {
     make: sql('alter table realtime.messages disable row level security'), says: /row level security/,
     mend: sql('alter table realtime.messages enable row level security'),
+  },
+  'everybody may join': {
+    make: sql('create policy everybody on realtime.messages for select to authenticated using (true)'),
+    says: /made up may listen/, mend: sql('drop policy everybody on realtime.messages'),
+  },
+  'a policy that raises errors': {
+    make: sql(`create policy casts on realtime.messages for select to authenticated
+      using (substr(topic, 19)::integer = 1); insert into job values (1, 'north')`),
+    says: /raise an error.*invalid input/, mend: sql('drop policy casts on realtime.messages; delete from job'),
+  },
+  'no partition of today': {
+    make: async () => {
+      const { rows } = await client.query(`select inhrelid::regclass::text as partition from pg_inherits
+        where inhparent = 'realtime.messages'::regclass`);
+      for (const { partition } of rows) await client.query(`alter table realtime.messages detach partition ${partition}`);
+      detached = rows.map(({ partition }) => partition);
+    },
+    says: /could not be tried.*no partition/, isUnknown: true,
+    mend: async () => {
+      for (const partition of detached) await client.query(`drop table ${partition}`);
+      await realtime.stop();
+      realtime = await startRealtime({ databaseUrl: cluster.url(), jwtSecret: SECRET, port: realtime.port });
+    },
+  },
+  'a relay whose role may not send': {
+    make: sql('alter role service_role nobypassrls'), says: /service_role may not send/,
+    mend: sql('alter role service_role bypassrls'),
   },
   'users may send': {
     make: sql('create policy send on realtime.messages for insert to authenticated with check (true)'),
@@ -134,17 +171,18 @@ async function restart() {
   await delivered(client);
 }
 
-const healthy = () => waitUntil(complaints, 'the doctor to find nothing', { accept: (rows) => rows.length === 0 });
+const healthy = () => waitUntil(async () => [...await complaints(), ...await unknowns()],
+  'the doctor to find nothing', { accept: (rows) => rows.length === 0 });
 
 test('a healthy installation', async () => {
   await healthy();
 });
 
-for (const [mistake, { make, says, mend }] of Object.entries(MISTAKES)) {
+for (const [mistake, { make, says, mend, isUnknown }] of Object.entries(MISTAKES)) {
   test(mistake, async () => {
     await healthy();
     await make();
-    const rows = await waitUntil(complaints, `a word that says ${says}`, {
+    const rows = await waitUntil(isUnknown ? unknowns : complaints, `a word that says ${says}`, {
       accept: (found) => found.some(({ detail, hint }) => says.test(`${detail} ${hint}`)),
     });
     for (const { name, detail, hint } of rows) {
@@ -155,3 +193,44 @@ for (const [mistake, { make, says, mend }] of Object.entries(MISTAKES)) {
     await healthy();
   });
 }
+
+test('the policies of setup_realtime, tried with somebody who is a member', async () => {
+  const MEMBER = '33333333-3333-4333-8333-333333333333';
+  await client.query(`drop policy members_read on realtime.messages;
+    create function is_member(org text) returns boolean language sql as
+      $$ select auth.uid() = '${MEMBER}' and org = 'north' $$;
+    insert into job values (1, 'south'), (2, 'north');
+    select outbox.setup_realtime('${realtime.url}', 'is_member')`);
+  const row = async (/** @type {string} */ name) =>
+    (await client.query('select ok, detail, hint from outbox.check() where name = $1', [name])).rows[0];
+  const signIn = (/** @type {string} */ person, role = 'authenticated') => client.query(
+    "select set_config('request.jwt.claims', $1, false)", [JSON.stringify({ sub: person, role })]);
+  await healthy();
+  const { ok, hint } = await row('realtime members');
+  assert.equal(ok, null);
+  assert.match(hint, /request\.jwt\.claims/);
+  await signIn(MEMBER);
+  assert.equal((await row('realtime members')).ok, true);
+  await signIn('44444444-4444-4444-8444-444444444444');
+  assert.deepEqual([(await row('realtime members')).ok, (await row('realtime members')).detail],
+    [null, 'not tried: the person signed in is a member of none of 2 organisations in the attached tables']);
+  await signIn(MEMBER, 'postgres');
+  assert.equal((await row('realtime members')).ok, null, 'nobody is made a superuser by a claim');
+
+  await signIn(MEMBER);
+  const [policy] = (await client.query("select polname from pg_policy where polname like 'pg_outbox: members receive%'")).rows;
+  await client.query(`drop policy "${policy.polname}" on realtime.messages`);
+  assert.equal((await row('realtime members')).ok, false);
+  assert.match((await row('realtime policies')).detail, /missing or changed: pg_outbox: members receive/);
+  await client.query(`create policy "${policy.polname}" on realtime.messages for select to authenticated using (true)`);
+  assert.match((await row('realtime policies')).detail, /missing or changed: pg_outbox: members receive/);
+  assert.equal((await row('realtime strangers')).ok, true, 'the other policies hold');
+  await client.query("select outbox.setup_realtime($1, 'is_member')", [realtime.url]);
+  assert.equal((await row('realtime members')).ok, true);
+  await healthy();
+
+  await client.query('drop function is_member cascade');
+  assert.match((await row('realtime policies')).detail, /is_member\(text\) is gone/);
+  const left = await client.query('select count(*)::int as n from realtime.messages');
+  assert.equal(left.rows[0].n, 0, 'no probe stays');
+});

@@ -63,6 +63,7 @@ const SHELL: &[&str] = &[
     "src/doorbell.rs",
     "src/entry.rs",
     "src/lib.rs",
+    "src/probe.rs",
     "src/relay/",
     "src/schema.rs",
 ];

@@ -107,33 +107,47 @@ $$;
 comment on function _private.realtime_policies() is
     'The policies on realtime.messages that the setups call for.';
 
+create function _private.create_policies(messages regclass) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    wanted record;
+begin
+    for wanted in select * from _private.realtime_policies() loop
+        execute format('create policy %I on %s %s', wanted.policy, messages, wanted.definition);
+    end loop;
+end
+$$;
+comment on function _private.create_policies(regclass) is
+    'Makes the policies that the setups call for on realtime.messages, or on a table like it.';
+
 create function _private.follow_policies() returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    messages regclass := to_regclass('realtime.messages');
     old_policy name;
-    new_policy record;
 begin
-    if to_regclass('realtime.messages') is null then
+    if messages is null then
         return;
     end if;
     for old_policy in
         select p.polname from pg_policy p
-        where p.polrelid = to_regclass('realtime.messages') and p.polname like 'pg\_outbox: %'
+        where p.polrelid = messages and p.polname like 'pg\_outbox: %'
     loop
-        execute format('drop policy %I on realtime.messages', old_policy);
+        execute format('drop policy %I on %s', old_policy, messages);
     end loop;
-    for new_policy in select * from _private.realtime_policies() loop
-        execute format('create policy %I on realtime.messages %s', new_policy.policy, new_policy.definition);
-    end loop;
+    perform _private.create_policies(messages);
 exception
     when insufficient_privilege then
         raise exception using
             errcode = 'insufficient_privilege',
             message = 'the owner of pg_outbox may not make policies on realtime.messages',
             detail = sqlerrm,
-            hint = format('Make %s a member of the role that owns realtime.messages.', quote_ident(current_user));
+            hint = format('Make %s a member of the role that owns realtime.messages.',
+                          quote_ident(current_user));
 end
 $$;
 comment on function _private.follow_policies() is
@@ -224,6 +238,12 @@ begin
                 errcode = 'undefined_object',
                 message = format('role %s does not exist', coalesce(quote_ident(role), 'null')),
                 hint = 'Name the roles that your users have in the database: roles => ''{…}''.';
+        end if;
+        if (select rolbypassrls or rolsuper from pg_roles where rolname = role) then
+            raise exception using
+                errcode = 'invalid_parameter_value',
+                message = format('row level security does not hold for role %I', role),
+                hint = 'Name the roles that your users have in the database, such as authenticated.';
         end if;
         if not has_function_privilege(role, membership, 'execute') then
             raise exception using

@@ -139,33 +139,6 @@ as $$
 $$;
 comment on function _private.check_sources() is 'What outbox.check() says of the attached tables.';
 
-create function _private.check_policies() returns table (
-    name text, ok boolean, detail text, hint text
-)
-language sql
-set search_path = pg_catalog, pg_temp
-as $$
-    select 'realtime policies', p.is_secured and p.can_read and not p.can_write,
-           case when not p.is_secured then 'row level security is off on realtime.messages: every channel is open'
-                when not p.can_read then 'nobody may join a private channel: there is no policy for select on realtime.messages'
-                when p.can_write then 'a policy lets users write to realtime.messages, and so send what looks like our events'
-                else 'members may read, nobody may write' end,
-           case when not p.is_secured then 'alter table realtime.messages enable row level security.'
-                when not p.can_read then 'Create a policy for select to authenticated that checks membership of the organisation in realtime.topic().'
-                when p.can_write then 'Let its check refuse topics that begin with notifications:org_.' end
-    from (
-        select c.relrowsecurity,
-               exists (select from pg_policy y where y.polrelid = c.oid and y.polcmd in ('r', '*')),
-               exists (select from pg_policy y where y.polrelid = c.oid and y.polcmd in ('a', '*')
-                       and coalesce(pg_get_expr(y.polwithcheck, c.oid), pg_get_expr(y.polqual, c.oid), '') not like '%notifications:org%')
-        from pg_class c
-        where c.oid = to_regclass('realtime.messages')
-          and exists (select from _private.sinks where kind = 'realtime')
-    ) p (is_secured, can_read, can_write);
-$$;
-comment on function _private.check_policies() is
-    'What outbox.check() says of the policies on realtime.messages; no rows when Realtime has another database.';
-
 create function outbox.check() returns table (name text, ok boolean, detail text, hint text)
 language sql
 security definer
@@ -180,4 +153,4 @@ as $$
     select * from _private.check_policies();
 $$;
 comment on function outbox.check() is
-    'A doctor: one row for each thing that must be right, and for what is wrong the way to mend it. Asks each sink over the network.';
+    'A doctor: one row for each thing that must be right, and for what is wrong the way to mend it; ok is null where it could not be tried, and detail says why. Asks each sink over the network, and tries on realtime.messages what people may do, which is undone.';

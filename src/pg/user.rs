@@ -14,9 +14,33 @@ pub fn has_rights_of(role: Oid, of: Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(role, of) }
 }
 
-/// Runs `work` with the rights of another role and a search path of its own, as a SECURITY DEFINER
-/// function that pins its path would: an operator in a schema of the caller's would run as `role`.
-pub fn acting_as<R>(role: Oid, work: impl FnOnce() -> R) -> R {
+/// A role by its name; `None` when there is none.
+pub fn role(name: &str) -> Option<Oid> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: a look-up in the catalog, inside a transaction.
+    let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (oid != Oid::INVALID).then_some(oid)
+}
+
+pub fn is_superuser(role: Oid) -> bool {
+    // SAFETY: a look-up in the catalog, inside a transaction.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether no policy holds for the role.
+pub fn bypasses_policies(role: Oid) -> bool {
+    // SAFETY: a look-up in the catalog, inside a transaction.
+    unsafe { pg_sys::has_bypassrls_privilege(role) }
+}
+
+/// Whether one role could SET ROLE to another.
+pub fn may_become(role: Oid, other: Oid) -> bool {
+    // SAFETY: a look-up in the catalog, inside a transaction.
+    unsafe { pg_sys::is_member_of_role(role, other) }
+}
+
+/// Runs `work` with the rights of another role, and nothing else changed.
+pub fn in_the_name_of<R>(role: Oid, work: impl FnOnce() -> R) -> R {
     let mut previous = Oid::INVALID;
     let mut context = 0;
     // SAFETY: switched back below; after an error the (sub)transaction's abort does it.
@@ -24,12 +48,21 @@ pub fn acting_as<R>(role: Oid, work: impl FnOnce() -> R) -> R {
         pg_sys::GetUserIdAndSecContext(&mut previous, &mut context);
         let local = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
         pg_sys::SetUserIdAndSecContext(role, local);
-        let level = super::setting::pin_path();
         let result = work();
-        super::setting::unpin_path(level);
         pg_sys::SetUserIdAndSecContext(previous, context);
         result
     }
+}
+
+/// Runs `work` with the rights of another role and a search path of its own, as a SECURITY DEFINER
+/// function that pins its path would: an operator in a schema of the caller's would run as `role`.
+pub fn acting_as<R>(role: Oid, work: impl FnOnce() -> R) -> R {
+    in_the_name_of(role, || {
+        let level = super::setting::pin_path();
+        let result = work();
+        super::setting::unpin_path(level);
+        result
+    })
 }
 
 /// Keeps DROP EXTENSION away until the transaction ends, and waits for one that is under way. It

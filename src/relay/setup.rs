@@ -3,7 +3,7 @@
 
 use super::plan::{Settings, State};
 use crate::config::{Credential, SinkKind, SinkOptions};
-use crate::cursor::Era;
+use crate::cursor::{Era, Position, Snapshot};
 use crate::error::{Error, ErrorKind};
 use crate::pg::{cluster, latch};
 use crate::sink::Outcome;
@@ -51,6 +51,23 @@ impl Setup {
             Credential::KeyFile(path) => read_file(path)?,
         };
         Ok(Setup { options, secret, era: cluster::era(), memory_bytes_max })
+    }
+
+    /// Of a sink that nothing is sent by: to look at it from outside. `secret` is what its options
+    /// name, if they name one and it is there.
+    ///
+    /// # Errors
+    /// As `of`.
+    pub fn to_look_at(kind: &str, options: &str, secret: Option<&str>) -> Result<Setup, Error> {
+        let row = SinkRow {
+            name: String::new(),
+            kind: kind.to_owned(),
+            options: options.to_owned(),
+            is_paused: false,
+            position: Position::at(Snapshot::empty()),
+            is_at_home: true,
+        };
+        Setup::of(&row, 0, |_| Ok(secret.map(str::to_owned)))
     }
 
     /// # Errors
