@@ -13,9 +13,9 @@
  * @property {Record<string, string>} [headers]
  * @property {string | Buffer} [body]
  * @property {boolean} [takes] whether the messages count as received; those of a 2xx do
- * @property {'whole' | 'never' | 'drip' | 'raw'} [manner] `never`: nothing is sent, and the
- *   connection stays open; `drip`: byte by byte, for ever; `raw`: the body is all that is sent, in
- *   place of HTTP
+ * @property {'whole' | 'never' | 'dripHead' | 'dripBody' | 'raw'} [manner] `never`: nothing is
+ *   sent, and the connection stays open; `dripHead`, `dripBody`: byte by byte from there on, for
+ *   ever; `raw`: the body is all that is sent, in place of HTTP
  * @property {'silence' | 'head' | 'body'} [cutAfter] the connection is reset after no byte at all,
  *   after the head, or in the middle of the body
  *
@@ -33,8 +33,14 @@ export const ACCEPTED = Object.freeze({ status: 202 });
 /** Nothing comes back, and the connection stays open. @type {Answer} */
 export const HANG = Object.freeze({ status: 0, manner: 'never' });
 
-/** An answer that begins, goes on byte by byte and has no end. @type {Answer} */
-export const DRIP = Object.freeze({ status: 202, manner: 'drip', takes: false });
+/**
+ * An answer that goes on byte by byte and has no end.
+ *
+ * @param {'head' | 'body'} part that drips
+ * @returns {Answer}
+ */
+export const drip = (part) =>
+  ({ status: 202, manner: part === 'head' ? 'dripHead' : 'dripBody', takes: false });
 
 /**
  * The connection ends with a reset.
@@ -50,19 +56,18 @@ export const cut = (after, { takes = false } = {}) =>
  * A status of success with a page in place of an answer, as a captive portal gives it.
  *
  * @param {number} [status]
+ * @param {number} [paddingBytes]
  * @returns {Answer}
  */
-export const garbage = (status = 200) =>
-  ({ status, headers: PAGE_TYPE, body: '<html><body>Welcome, please sign in</body></html>' });
+export const garbage = (status = 200, paddingBytes = 0) => ({
+  status, headers: PAGE_TYPE, takes: false,
+  body: `<html><body>Welcome, please sign in${' '.repeat(paddingBytes)}</body></html>`,
+});
 
 /** Bytes that are no HTTP. @type {Answer} */
 export const NOT_HTTP = Object.freeze({
   status: 0, manner: 'raw', body: Buffer.from('SSH-2.0-OpenSSH_9.2\r\n\x00\xff\xfe', 'latin1'),
 });
-
-/** More body than anybody should read. @param {number} status @returns {Answer} */
-export const endless = (status) =>
-  ({ status, headers: JSON_TYPE, body: Buffer.alloc(16 * 1024 * 1024, '{"a":') });
 
 /**
  * @param {301 | 302 | 303 | 307 | 308} status

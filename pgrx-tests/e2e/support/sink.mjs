@@ -15,7 +15,7 @@ import { createServer as createHttpServer } from 'node:http';
 import { createServer as createHttpsServer } from 'node:https';
 import { createServer as createTcpServer } from 'node:net';
 
-/** Long enough that no drip ends within a deadline, and often enough that none is idle. */
+/** Often enough that no connection is idle, and so long that no drip ends within a deadline. */
 const DRIP_INTERVAL_MS = 50;
 const DRIP_BYTES = 1_000_000;
 
@@ -205,7 +205,12 @@ async function send(outgoing, { status, headers = {}, body = '', manner = 'whole
     socket.end(body);
     return;
   }
-  if (manner === 'drip') return drip(outgoing, { status, headers });
+  if (manner === 'dripHead') return dripText(socket, `HTTP/1.1 ${status} Accepted\r\nx: `);
+  if (manner === 'dripBody') {
+    outgoing.writeHead(status, { ...headers, 'content-length': String(DRIP_BYTES) });
+    outgoing.flushHeaders();
+    return dripText(socket, '');
+  }
   outgoing.writeHead(status, { 'content-type': 'application/json', ...headers });
   await new Promise((resolve) => {
     outgoing.once('close', resolve);
@@ -232,12 +237,13 @@ async function sendPart(outgoing, { status, headers, body, cutAfter }) {
 }
 
 /**
- * @param {import('node:http').ServerResponse} outgoing
- * @param {{ status: number, headers: Record<string, string> }} head
+ * Writes a character at a time, and blanks when the text is at its end.
+ *
+ * @param {import('node:net').Socket} socket
+ * @param {string} text
  */
-function drip(outgoing, { status, headers }) {
-  outgoing.writeHead(status, { ...headers, 'content-length': String(DRIP_BYTES) });
-  outgoing.flushHeaders();
-  const timer = setInterval(() => outgoing.write(' '), DRIP_INTERVAL_MS).unref();
-  outgoing.once('close', () => clearInterval(timer));
+function dripText(socket, text) {
+  let place = 0;
+  const timer = setInterval(() => socket.write(text[place++] ?? ' '), DRIP_INTERVAL_MS).unref();
+  socket.once('close', () => clearInterval(timer));
 }
