@@ -4,7 +4,7 @@
 
 #[pgrx::pg_schema]
 mod tests {
-    use crate::cursor::{Position, Snapshot};
+    use crate::cursor::{Cursor, Era, Position, Snapshot};
     use crate::event::EntryId;
     use pgrx::prelude::*;
 
@@ -26,14 +26,15 @@ mod tests {
             let parsed = Snapshot::parse(&snapshot).unwrap();
             assert_eq!(parsed.to_string(), snapshot);
             let position = Position::at(parsed);
-            assert_eq!(Position::parse(&position.to_string()).unwrap(), position);
+            let cursor = position.clone().stamped(Era::of(1, 2, 3));
+            assert_eq!(Cursor::parse(&cursor.to_string()).unwrap(), cursor);
         }
     }
 
     #[pg_test]
     fn the_cursor_of_a_session_is_its_position() {
         Spi::run("create temp table writes (n int); insert into writes values (1)").unwrap();
-        let cursor = Position::parse(&text("select outbox.cursor()")).unwrap();
+        let cursor = Cursor::parse(&text("select outbox.cursor()")).unwrap().position;
         let position = Snapshot::parse(&text("select _private.current_position()::text")).unwrap();
         assert_eq!(cursor, Position::at(position.clone()));
         let own: u64 = text("select pg_current_xact_id()::text").parse().unwrap();

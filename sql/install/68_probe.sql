@@ -226,7 +226,8 @@ as $$
                 when p.can_write is null then 'See realtime strangers; the owner of pg_outbox must be allowed to act as that role.'
                 when not p.can_write then 'Use the service_role key of the project, and let that role bypass row level security.' end
     from _private.sinks s
-    left join _private.secrets k on k.name = coalesce(s.options ->> 'secret', s.options ->> 'jwt_secret')
+    left join _private.secrets k
+      on k.name = coalesce(s.options ->> 'secret', s.options ->> 'jwt_secret')
     cross join lateral _private.sink_role(s.kind, s.options::text, k.value) as r (role)
     left join lateral _private.probe_channel(
         r.role, jsonb_build_object('role', r.role), 'notifications:org_' || gen_random_uuid()) p
