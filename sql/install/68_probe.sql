@@ -322,7 +322,8 @@ begin
                exists (select from pg_policy y
                        where y.polrelid = c.oid and y.polcmd in ('r', '*') and y.polpermissive),
                (select min(s.membership) from _private.realtime_setups s
-                where s.membership is not null and _private.membership_function(s.membership) is null),
+                where s.membership is not null
+                  and _private.membership_function(s.membership) is null),
                (select string_agg(d.policy, ', ') from _private.changed_policies() as d (policy))
         from pg_class c
         where c.oid = to_regclass('realtime.messages')
