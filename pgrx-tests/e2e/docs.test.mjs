@@ -378,6 +378,17 @@ describe('the way about', () => {
     assert.deepEqual(missing, []);
   });
 
+  test('the bugs that the simulation must find are those that are listed', () => {
+    const folder = join(ROOT, 'pgrx-tests/model/mutations');
+    const bugs = readdirSync(folder).sort().map((name) =>
+      readFileSync(join(folder, name), 'utf8').split('\n', 1)[0].replace(/\.$/, ''));
+    const listed = table(section(doc('reliability'), 'Does the simulation bite?'), 'bug');
+    const small = (/** @type {string} */ text) => text[0].toLowerCase() + text.slice(1);
+    assert.deepEqual(listed.map(({ bug }) => bug), bugs.map(small));
+    const isSaid = ({ seed = '' }) => /^(\d+|none in \d+ million steps)$/.test(seed);
+    assert.ok(listed.every(isSaid), 'each with its seed');
+  });
+
   test('META.json is of this version', () => {
     const meta = JSON.parse(readFileSync(join(ROOT, 'META.json'), 'utf8'));
     const cargo = /^version = "(.*)"/m.exec(readFileSync(join(ROOT, 'Cargo.toml'), 'utf8'))?.[1];
