@@ -117,3 +117,72 @@ test('a search_path of the caller shadows nothing', async () => {
   await app.query("insert into bait values (1, 'x')");
   await app.end();
 });
+
+test('a role that was granted nothing may call, read and write nothing', async () => {
+  const calls = await column(client, `
+    select format('select %s(%s)', p.oid::regproc, (
+      -- A strict function of nulls is never called, whoever may.
+      select string_agg(format('%s::%s', case when not p.proisstrict then 'null'
+          when a.type = 'uuid'::regtype then quote_literal(gen_random_uuid()) else '0' end,
+          format_type(a.type, null)), ', ' order by a.place)
+      from unnest(p.proargtypes) with ordinality a (type, place)))
+    from pg_proc p
+    where p.pronamespace in ('outbox'::regnamespace, '_private'::regnamespace)`);
+  const relations = await column(client, `
+    select c.oid::regclass::text, c.relkind from pg_class c
+    where c.relnamespace in ('outbox'::regnamespace, '_private'::regnamespace)
+      and c.relkind in ('r', 'v', 'S')`);
+  const statements = calls.concat(relations.flatMap(([relation, kind]) => [
+    `select * from ${relation}`,
+    ...(kind === 'S' ? [`select nextval('${relation}')`, `select setval('${relation}', 1)`] : []),
+    ...(kind === 'r' ? [`insert into ${relation} default values`, `delete from ${relation}`, `truncate ${relation}`, `do 'begin lock table ${relation}; end'`] : []),
+  ]));
+  assert.ok(calls.length > 80 && relations.length > 30, `${calls.length} functions, ${relations.length} relations`);
+  await client.query('create role stranger login');
+  const stranger = await connect(cluster, { user: 'stranger' });
+  const attempt = async () => {
+    const allowed = [];
+    for (const sql of statements) {
+      const code = await stranger.query(sql).then(() => 'accepted', ({ code: refused }) => refused);
+      if (code !== '42501') allowed.push(`${code}: ${sql}`);
+    }
+    return allowed;
+  };
+  assert.deepEqual(await attempt(), []);
+  // Whoever is given the schemas, to call one function, has got nothing else by it.
+  await client.query('grant usage on schema outbox, _private to stranger');
+  assert.deepEqual(await attempt(), []);
+  await stranger.end();
+  await client.query('drop owned by stranger; drop role stranger');
+});
+
+test('no text argument of any function is run as SQL', async () => {
+  await client.query('create table public.canary (id int primary key, org_id text)');
+  const hostile = ["x'; drop table public.canary; --", 'x"; drop table public.canary; --',
+    "$$; drop table public.canary; --", "x\\'; drop table public.canary; --", '%s%I%L%1$s'];
+  const functions = await column(client, `
+    select p.oid::regproc::text,
+           array(select format_type(a.type, null) from unnest(p.proargtypes) with ordinality a (type, place)
+                 order by a.place)
+    from pg_proc p
+    where p.pronamespace = 'outbox'::regnamespace
+      and p.proargtypes::oid[] && '{text,name,jsonb,name[],text[]}'::regtype[]::oid[]`);
+  assert.ok(functions.length > 12, `${functions.length} functions`);
+  for (const [name, types] of functions) {
+    for (const text of hostile) {
+      /** @type {Record<string, unknown>} */
+      const values = {
+        text, name: text, jsonb: JSON.stringify({ url: text, [text]: text }), 'text[]': [text], 'name[]': [text],
+        regclass: 'public.canary', integer: 1, boolean: false,
+      };
+      const parameters = types.map((/** @type {string} */ type) => values[type] ?? null);
+      const places = types.map((/** @type {string} */ type, /** @type {number} */ place) => `$${place + 1}::${type}`);
+      const code = await client.query(`select ${name}(${places})`, parameters)
+        .then(() => null, ({ code: refused }) => refused);
+      // A syntax error, or an internal one, is a text that was taken for SQL.
+      assert.ok(code === null || !/^(42601|XX)/.test(code), `${name}: ${code}`);
+    }
+  }
+  assert.deepEqual(await column(client, "select to_regclass('public.canary') is not null"), [true]);
+  await client.query('drop table public.canary');
+});
