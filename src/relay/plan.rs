@@ -449,7 +449,10 @@ impl State {
             (self.settings.lanes, self.settings.order)
         );
         self.lanes.set_rate(settings.rate);
-        self.budget.set_limit(settings.events_per_second);
+        // The same settings again, as a wake brings them, are no reason to forget a lesson.
+        if settings.events_per_second != self.settings.events_per_second {
+            self.budget.set_limit(settings.events_per_second);
+        }
         self.health.try_now();
         let held = self.gauges.held_bytes;
         self.sated = held >= settings.memory_limit_bytes

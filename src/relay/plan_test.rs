@@ -731,3 +731,18 @@ fn refusals_that_cannot_be_recorded_stop_what_would_add_to_them() {
     assert!(desk.records.last().unwrap().fates.len() > 1);
     assert_eq!(sends(&desk.step(Input::Recorded)).len(), 1);
 }
+
+#[test]
+fn a_wake_does_not_forget_what_a_429_taught() {
+    let mut desk = Desk::new(|settings| settings.events_per_second = 100);
+    desk.step(Input::Tick);
+    let (request, _) = only_send(&desk.read(&["a"]));
+    let throttled = Failure::with_status(FailureKind::RateLimited, 429);
+    desk.answer(request, Outcome::Refused(throttled));
+    assert_eq!(desk.state.budget.limit(), 50);
+    let same = desk.state.settings.clone();
+    desk.step(Input::Configure(same.clone()));
+    assert_eq!(desk.state.budget.limit(), 50);
+    desk.step(Input::Configure(Settings { events_per_second: 80, ..same }));
+    assert_eq!(desk.state.budget.limit(), 80);
+}

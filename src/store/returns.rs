@@ -78,7 +78,7 @@ static RETRY: Statement = Statement::new(
           error_kind pg_catalog.text, error pg_catalog.text, status pg_catalog.int2,
           wait_ms pg_catalog.int8)
       on conflict on constraint retries_pkey do update
-      set attempts = excluded.attempts,
+      set attempts = greatest(r.attempts, excluded.attempts),
           first_failed_at = coalesce(r.first_failed_at, excluded.first_failed_at),
           last_failed_at = excluded.last_failed_at, error_kind = excluded.error_kind,
           error = excluded.error, status = excluded.status,
