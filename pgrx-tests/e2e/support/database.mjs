@@ -15,9 +15,10 @@ export async function connect(cluster, { database = 'postgres', user = 'postgres
   const client = new pg.Client({
     host: '127.0.0.1', port: cluster.port, database, user, options, application_name: 'test',
   });
-  await client.connect();
-  // A server that stops while a connection is idle ends it; whoever uses it next is told.
+  // A server that stops while a connection is idle ends it; whoever uses it next is told. It may
+  // stop in the moment that it has let us in.
   client.on('error', () => {});
+  await client.connect();
   return client;
 }
 
