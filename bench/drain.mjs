@@ -65,7 +65,7 @@ async function drain(cluster, name, { transactions, script }) {
   const file = join(cluster.directory, 'drain.sql');
   await writeFile(file, script);
   await promisify(execFile)(join(cluster.pgBin, 'pgbench'), [
-    '-n', '-c', `${CLIENTS}`, '-j', '2', '-t', `${transactions / CLIENTS}`, '-f', file, cluster.url(database)]);
+    '-n', '-c', `${CLIENTS}`, '-j', '2', '-t', `${Math.ceil(transactions / CLIENTS)}`, '-f', file, cluster.url(database)]);
   await cluster.psql('checkpoint', { database });
 
   const pid = await relayPid(cluster, database);
