@@ -556,6 +556,7 @@ declare
     events bigint;
     pruned bigint := 0;
 begin
+    -- TRUNCATE removes what an older snapshot does not see, and so has not looked at.
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise exception using
             errcode = 'invalid_transaction_state',
@@ -568,14 +569,6 @@ begin
             errcode = 'invalid_parameter_value',
             message = 'older_than must not be negative',
             hint = 'As in outbox.prune(''24 hours''), or leave it out to take pg_outbox.retention.';
-    end if;
-    -- TRUNCATE removes what an older snapshot does not see, and so has not looked at.
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception using
-            errcode = 'invalid_transaction_state',
-            message = 'prune needs READ COMMITTED',
-            detail = 'The snapshot of this transaction does not see what was written since.',
-            hint = 'Call it outside the transaction.';
     end if;
     -- In a copy nothing is sent, and so nothing is done.
     if not _private.is_at_home() then

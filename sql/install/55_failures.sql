@@ -18,22 +18,6 @@ $$;
 comment on function _private.checked_period(timestamptz, timestamptz) is
     'Raises an error when a period ends before it begins; null leaves that side open.';
 
-create function _private.checked_sink(name text) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if name is not null and not exists (select from _private.sinks s where s.sink = name) then
-        raise exception using
-            errcode = 'undefined_object',
-            message = format('sink %L does not exist', name),
-            hint = 'select sink from outbox.status lists the sinks.';
-    end if;
-end
-$$;
-comment on function _private.checked_sink(text) is
-    'Raises an error when there is no sink of this name; null is no name.';
-
 -- Rows are taken in the order of the events and locked, those that another call has locked
 -- excepted: two calls at a time share the work and take nothing twice.
 create function _private.picked_dead_letters(
@@ -94,7 +78,7 @@ as $$
 declare
     redriven bigint;
 begin
-    perform _private.checked_sink(sink), _private.checked_period(since, until),
+    perform _private.require_sink(sink), _private.checked_period(since, until),
             _private.checked_max_events(max_events);
     insert into _private.retries (
         sink, event_id, entry_id, event_type, topic, version, org_id, ids, data, origin, created_at,
@@ -169,7 +153,7 @@ begin
             detail = format('It is %s.', now()),
             hint = 'Leave until out to replay up to now; what comes later is sent as it comes.';
     end if;
-    perform _private.checked_sink(sink), _private.checked_period(since, until);
+    perform _private.require_sink(sink), _private.checked_period(since, until);
     if event_type is not null
        and not exists (select from _private.event_types t where t.event_type = replay.event_type)
     then

@@ -138,8 +138,8 @@ impl State {
             Backing::Retries { attempts, .. } => attempts,
         };
         let attempts = before.saturating_add(1);
-        let is_dead = attempts > self.settings.retries;
         let fate = self.fate(now, chance, event.clone(), attempts, failure);
+        let is_dead = matches!(fate, Fate::Dead { .. });
         match parcel.backing {
             Backing::Outbox(runs) => {
                 self.returns.settle(now, fate, false);
